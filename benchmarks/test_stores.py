@@ -1,0 +1,282 @@
+"""What the stores cost, beside the cheapest thing that does the same work on the same machine in the same minute.
+
+Both sides of a ratio are measured in turns, so that a busy disk slows both. `pytest benchmarks --benchmark-enable`
+gives the figures; without it each runs a few times, as a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import attrs
+import pytest
+
+from execsafe.model.intent import Attempt, Intent, IntentRecord, IntentState
+from execsafe.ports import Batch, Put, Store
+from execsafe.stores import codec, open_store
+
+COLLECTION = "intents"
+INTENT = Intent(key="signal-42", symbol="BTC/USDT", side="buy", quantity="0.01", limit_price="60000")
+ATTEMPT = Attempt(
+    number=1,
+    client_order_id="ex0123456789abcdef",
+    quantity=INTENT.quantity,
+    limit_price=INTENT.limit_price,
+    prepared_at_ms=1_700_000_000_000,
+    deadline_ms=1_700_000_010_000,
+)
+RECORD = IntentRecord(
+    intent=INTENT,
+    quantity=INTENT.quantity,
+    limit_price=INTENT.limit_price,
+    attempts=(ATTEMPT,),
+    state=IntentState.SENDING,
+    created_at_ms=1_700_000_000_000,
+    updated_at_ms=1_700_000_000_000,
+    version=1,
+)
+BODY = codec.encode(RECORD)
+MODES = {"shared": "", "exclusive": "&exclusive=true"}
+
+
+@pytest.fixture
+def report(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Print a line, and keep it with the benchmark."""
+
+    def say(name: str, **figures: float) -> None:
+        for key, value in figures.items():
+            benchmark.extra_info[f"{name} {key}"] = value
+        with capsys.disabled():
+            print(f"\n  {name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in figures.items()), end="")
+
+    return say
+
+
+def batch(key: str, **facts: Any) -> Batch:
+    put = Put(collection=COLLECTION, key=key, value=RECORD, version=0, aliases=(f"x{key}",), **facts)
+    return Batch(now_ms=1, puts=(put,))
+
+
+def raw_connection(path: Path, mode: str) -> sqlite3.Connection:
+    """The same bytes under the same key, with the same promise, and nothing else."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    if mode == "exclusive":
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute(f"PRAGMA journal_mode = {'WAL' if mode == 'exclusive' else 'PERSIST'}")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE raw (id INTEGER PRIMARY KEY, key TEXT UNIQUE, body BLOB)")
+    return connection
+
+
+def raw_commit(connection: sqlite3.Connection, keys: list[str]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany("INSERT INTO raw (key, body) VALUES (?, ?)", [(key, BODY) for key in keys])
+    connection.execute("COMMIT")
+
+
+async def timed(work: Any) -> float:
+    start = time.perf_counter()
+    await work
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("commit", ["thread", "inline"])
+def test_one_durable_commit(benchmark: Any, report: Any, tmp_path: Path, commit: str, mode: str) -> None:
+    """One caller, one record with its alias: against a raw commit of the same bytes."""
+    times = 400 if benchmark.enabled else 3
+
+    async def main() -> None:
+        ours, raws = [], []
+        raw = raw_connection(tmp_path / "raw.db", mode)
+        async with open_store(f"sqlite:///{tmp_path}/x.db?commit={commit}{MODES[mode]}") as store:
+            for number in range(times):
+                ours.append(await timed(store.commit(batch(f"k{number}"))))
+                start = time.perf_counter()
+                raw_commit(raw, [f"k{number}"])
+                raws.append(time.perf_counter() - start)
+        raw.close()
+        ratio = median(ours) / median(raws)
+        report(
+            f"durable commit, {commit}, {mode}",
+            ours_p50_us=median(ours) * 1e6,
+            ours_p99_us=quantiles(ours, n=100)[98] * 1e6,
+            raw_p50_us=median(raws) * 1e6,
+            ratio=ratio,
+        )
+
+    benchmark.pedantic(lambda: anyio.run(main), rounds=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_64_durable_callers(benchmark: Any, report: Any, tmp_path: Path, mode: str) -> None:
+    """64 tasks that each commit as fast as they can: against raw transactions of 64 rows."""
+    rounds = 12 if benchmark.enabled else 1
+
+    async def commits(store: Store, task: int, round_: int) -> None:
+        for number in range(5):
+            await store.commit(batch(f"{round_}-{task}-{number}"))
+
+    async def main() -> None:
+        ours, raws = [], []
+        raw = raw_connection(tmp_path / "raw.db", mode)
+        async with open_store(f"sqlite:///{tmp_path}/x.db?{MODES[mode][1:]}") as store:
+            for round_ in range(rounds):
+                start = time.perf_counter()
+                async with anyio.create_task_group() as tasks:
+                    for task in range(64):
+                        tasks.start_soon(commits, store, task, round_)
+                ours.append(320 / (time.perf_counter() - start))
+                start = time.perf_counter()
+                for number in range(5):
+                    raw_commit(raw, [f"{round_}-{task}-{number}" for task in range(64)])
+                raws.append(320 / (time.perf_counter() - start))
+        raw.close()
+        report(
+            f"64 callers, {mode}",
+            ours_rows_s=median(ours),
+            raw_rows_s=median(raws),
+            share=median(ours) / median(raws),
+        )
+
+    benchmark.pedantic(lambda: anyio.run(main), rounds=1)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("commit", ["thread", "inline"])
+def test_durable_commit_on_a_busy_event_loop(
+    benchmark: Any, report: Any, tmp_path: Path, commit: str, backend: str
+) -> None:
+    """Another task computes for 1 ms at a time and yields in between: the writer has to get its turn."""
+    times = 200 if benchmark.enabled else 3
+
+    async def main() -> None:
+        ours: list[float] = []
+
+        async def busy() -> None:
+            while len(ours) < times:
+                end = time.perf_counter() + 0.001
+                while time.perf_counter() < end:
+                    pass
+                await anyio.lowlevel.checkpoint()
+
+        async with (
+            open_store(f"sqlite:///{tmp_path}/x.db?commit={commit}") as store,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(busy)
+            for number in range(times):
+                seconds = await timed(store.commit(batch(f"k{number}")))
+                ours.append(seconds)
+        report(
+            f"busy event loop, {commit}, {backend}", p50_ms=median(ours) * 1e3, p99_ms=quantiles(ours, n=100)[98] * 1e3
+        )
+
+    benchmark.pedantic(lambda: anyio.run(main, backend=backend), rounds=1)
+
+
+def test_one_commit_in_memory(benchmark: Any, report: Any) -> None:
+    """Against awaiting a no-op under an asyncio.Lock."""
+    times = 20_000 if benchmark.enabled else 50
+
+    async def main() -> None:
+        lock = asyncio.Lock()
+
+        async def nothing() -> None:
+            pass
+
+        async with open_store("memory://") as store:
+            batches = [batch(f"k{number}") for number in range(times)]
+            gc.collect()
+            gc.disable()  # pytest's own heap is not what is measured
+            start = time.perf_counter()
+            for each in batches:
+                await store.commit(each)
+            ours = (time.perf_counter() - start) / times
+            start = time.perf_counter()
+            for _ in range(times):
+                async with lock:
+                    await nothing()
+            floor = (time.perf_counter() - start) / times
+            gc.enable()
+        report("commit in memory", us=ours * 1e6, lock_and_no_op_us=floor * 1e6, ratio=ours / floor)
+
+    benchmark.pedantic(lambda: anyio.run(main), rounds=1)
+
+
+def test_memory_of_an_ended_record(benchmark: Any, report: Any) -> None:
+    """What the store adds to the record itself, with one alias; keys and values not counted."""
+    times = 20_000 if benchmark.enabled else 100
+
+    async def main() -> None:
+        batches = [batch(f"k{number}", is_open=False, ended_at_ms=number) for number in range(times)]
+        async with open_store("memory://") as store:
+            gc.collect()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            for each in batches:
+                await store.commit(each)
+            size = (tracemalloc.get_traced_memory()[0] - before) / times
+            tracemalloc.stop()
+        report("ended record in memory", bytes=size)
+
+    benchmark.pedantic(lambda: anyio.run(main), rounds=1)
+
+
+def test_codec(benchmark: Any, report: Any) -> None:
+    """A record with one attempt."""
+    times = 5_000 if benchmark.enabled else 20
+
+    def per_call(work: Callable[[Any], object], value: Any) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            work(value)
+        return (time.perf_counter() - start) / times * 1e6
+
+    def main() -> None:
+        encode, decode = per_call(codec.encode, RECORD), per_call(codec.decode, BODY)
+        report("codec", bytes=len(BODY), encode_us=encode, decode_us=decode)
+
+    benchmark.pedantic(main, rounds=1)
+
+
+def test_opening_and_recovering(benchmark: Any, report: Any, tmp_path: Path) -> None:
+    """A store of many ended and 1,000 open records: examine it, and read the open ones."""
+    ended, opened = (99_000, 1_000) if benchmark.enabled else (90, 10)
+
+    async def main() -> None:
+        url = f"sqlite:///{tmp_path}/x.db"
+        async with open_store(url) as store:
+            keys = [f"k{number:06}" for number in range(ended + opened)]
+            for start in range(0, len(keys), 1_000):
+                puts = [
+                    attrs.evolve(
+                        batch(key).puts[0], is_open=number < opened, ended_at_ms=None if number < opened else 1
+                    )
+                    for number, key in enumerate(keys[start : start + 1_000], start)
+                ]
+                await store.commit(Batch(now_ms=1, puts=tuple(puts)))
+        figures = {}
+        for check in ("full", "quick"):
+            store = open_store(f"{url}?check={check}")
+            figures[f"open_{check}_ms"] = await timed(store.open()) * 1e3
+            figures["scan_open_ms"] = await timed(store.scan_open(COLLECTION)) * 1e3
+            await store.aclose()
+        raw = sqlite3.connect(tmp_path / "x.db")
+        start_s = time.perf_counter()
+        raw.execute("SELECT key, version, body FROM records WHERE is_open AND collection = ?", (COLLECTION,)).fetchall()
+        figures["raw_scan_ms"] = (time.perf_counter() - start_s) * 1e3
+        raw.close()
+        report(f"store of {ended + opened:,} records", **figures)
+
+    benchmark.pedantic(lambda: anyio.run(main), rounds=1)

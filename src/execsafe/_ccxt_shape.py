@@ -1,0 +1,212 @@
+"""Records in ccxt's shapes: unified order dictionaries and ccxt's exceptions."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from execsafe.errors import InvalidInput, OrderRejected
+from execsafe.gateway import Rejected
+from execsafe.model.intent import IntentRecord, IntentState
+from execsafe.model.order import OrderReport
+from execsafe.model.values import SYMBOL_LENGTH_MAX, Params, shorten, to_positive, to_text
+
+_STATUS: Final = {
+    IntentState.LIVE: "open",
+    IntentState.FILLED: "closed",
+    IntentState.CANCELED: "canceled",
+    IntentState.EXPIRED: "expired",
+    IntentState.REJECTED: "rejected",
+}
+_CHAIN_MAX: Final = 20
+
+# ccxt's unified siblings of create_order and edit_order: each of them calls self.create_order / self.edit_order, so
+# running them with the guarded object as `self` guards them. What is not in this list and looks like a way to create
+# orders is refused, because it would go past the guard.
+SIBLINGS: Final = frozenset(
+    {
+        "create_limit_order",
+        "create_market_order",
+        "create_limit_buy_order",
+        "create_limit_sell_order",
+        "create_market_buy_order",
+        "create_market_sell_order",
+        "create_post_only_order",
+        "create_reduce_only_order",
+        "create_stop_order",
+        "create_stop_limit_order",
+        "create_stop_market_order",
+        "create_stop_loss_order",
+        "create_take_profit_order",
+        "create_trigger_order",
+        "create_trailing_amount_order",
+        "create_trailing_percent_order",
+        "create_order_with_take_profit_and_stop_loss",
+        "create_market_order_with_cost",
+        "create_market_buy_order_with_cost",
+        "create_market_sell_order_with_cost",
+        "edit_limit_order",
+        "edit_limit_buy_order",
+        "edit_limit_sell_order",
+        "edit_order_with_client_order_id",
+        "cancel_order_with_client_order_id",
+    }
+)
+REFUSED: Final = re.compile(r"(create|edit|replace|submit)_(.*_)?orders?(_.*)?")
+OBSERVED: Final = re.compile(r"(fetch|watch)_(open_|closed_|canceled_|canceled_and_closed_)?orders?")
+# ccxt takes these in any case; the journal knows one spelling.
+PLAIN_TYPES: Final = frozenset({"limit", "market"})
+SIDES: Final = frozenset({"buy", "sell"})
+_ORDER_ID_LENGTH_MAX: Final = 128
+_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def snake_case(name: str) -> str:
+    """ccxt has every method under two spellings; this is the one that the tables above use."""
+    return _WORD.sub("_", name).lower()
+
+
+def in_lower_case(word: Any, words: frozenset[str]) -> Any:
+    """*word* in lower case if that is one of *words*, else as it is."""
+    return word.lower() if isinstance(word, str) and word.lower() in words else word
+
+
+def to_mapping(params: object) -> Mapping[str, Any]:
+    """ccxt's *params* argument; None is an empty one."""
+    if params is None:
+        return {}
+    if not isinstance(params, Mapping):
+        raise InvalidInput(f"params must be a mapping, was {shorten(type(params).__name__)}")
+    return params
+
+
+def trigger_price(params: dict[str, Any]) -> Any:
+    """Take the trigger price out of *params*. ``stopPrice`` is ccxt's older name for it, used by its own siblings."""
+    given = [params.pop(name) for name in ("triggerPrice", "stopPrice") if name in params]
+    if len(given) > 1:
+        raise InvalidInput("triggerPrice and stopPrice mean the same: give one of them")
+    if given == [None]:
+        raise InvalidInput("triggerPrice is None: leave it out for a plain order")  # which would go out at once
+    return given[0] if given else None
+
+
+def check_reference(order_id: object, symbol: object, params: object, *, symbol_required: bool = True) -> None:
+    """Refuse what cannot name an order: a venue id, or a client order id in *params*, and its symbol."""
+    given = to_mapping(params)
+    if "clientOrderId" in given:
+        to_text(given["clientOrderId"], "clientOrderId", _ORDER_ID_LENGTH_MAX)
+    else:
+        to_text(order_id, "order id", _ORDER_ID_LENGTH_MAX)  # type: ignore[arg-type]
+    if symbol_required or symbol is not None:
+        to_text(symbol, "symbol", SYMBOL_LENGTH_MAX)  # type: ignore[arg-type]
+    Params.of(given)
+
+
+def check_terms(kind: object, side: object, amount: Any, price: Any) -> None:
+    """Refuse the terms of an edit that are malformed; None leaves a term as it is."""
+    if kind is not None:
+        to_text(kind, "type", 32)  # type: ignore[arg-type]
+    if side is not None and not (isinstance(side, str) and side.lower() in SIDES):
+        raise InvalidInput(f"side must be 'buy' or 'sell', was {shorten(side)}")
+    if amount is not None:
+        to_positive(amount, "amount")
+    if price is not None:
+        to_positive(price, "price")
+
+
+def _float(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def ccxt_order(record: IntentRecord, report: OrderReport | None) -> dict[str, Any]:
+    """A unified ccxt order. What the venue has not said is None, never a guess."""
+    raw = dict(report.raw) if report is not None and report.raw is not None else {}
+    intent, last = record.intent, record.last
+    # A live order of which no reading has stated a fill yet: "0" would be a claim.
+    is_silent = report is not None and report.filled_quantity is None
+    unstated = is_silent and record.state is IntentState.LIVE and record.filled_quantity == 0
+    filled = None if unstated else record.filled_quantity
+    average = record.average_price
+    at_ms = raw.get("timestamp") or record.created_at_ms
+    is_market = intent.type.lower() == "market"  # its price argument was at most a bound, and is not sent
+    order: dict[str, Any] = {
+        "info": raw.get("info", {}),
+        "id": None if last is None else last.venue_order_id,
+        "clientOrderId": None if last is None else last.client_order_id,
+        "timestamp": at_ms,
+        "datetime": _iso8601(at_ms),
+        "lastTradeTimestamp": raw.get("lastTradeTimestamp"),
+        "symbol": intent.symbol,
+        "type": intent.type,
+        "side": intent.side.value,
+        "timeInForce": raw.get("timeInForce") or intent.time_in_force,
+        "postOnly": intent.post_only,
+        "reduceOnly": intent.reduce_only,
+        "price": raw.get("price") if record.limit_price is None or is_market else _float(record.limit_price),
+        "triggerPrice": _float(intent.trigger_price),
+        "amount": _float(record.quantity),
+        "filled": _float(filled),
+        "remaining": None if filled is None else _float(record.leaves_quantity),
+        "average": _float(average),
+        "cost": _float(average * record.filled_quantity) if average is not None else None,
+        "status": None if unstated else _STATUS.get(record.state),
+        "fee": raw.get("fee"),
+        "fees": raw.get("fees") or [],
+        "trades": raw.get("trades") or [],
+        "intentKey": intent.key,
+    }
+    return order
+
+
+def _iso8601(at_ms: int) -> str:
+    moment = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
+
+
+def recorded_error(outcome: Rejected, exchange: Any, redact: Callable[[str], str]) -> BaseException:
+    """The venue client's own exception for a definite reject, as raised first or rebuilt from the record."""
+    if outcome.cause is not None:
+        redact_chain(outcome.cause, redact)
+        # The client's frames hold headers and signatures as local variables.
+        return outcome.cause.with_traceback(None)
+    error = outcome.error
+    kind = _client_error(exchange, error.kind)
+    if kind is not None:
+        try:
+            return kind(error.message)
+        except TypeError:  # a client's class with another constructor
+            pass
+    return OrderRejected(f"{error.kind}: {error.message}", intent_key=outcome.record.intent.key, code=error.code)
+
+
+def _client_error(exchange: Any, name: str) -> type[Exception] | None:
+    """ccxt's class of that name, if ccxt is loaded (it is, wherever one of its exchanges exists)."""
+    module = sys.modules.get("ccxt.base.errors")
+    kind = getattr(module, name, None) or getattr(exchange, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, Exception) else None
+
+
+def redact_chain(error: BaseException, redact: Callable[[str], str]) -> None:
+    """Redact the texts of an exception and of everything that it drags along: clients put signed URLs there."""
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo and len(seen) < _CHAIN_MAX:
+        current = todo.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.args = tuple(redact(a) if isinstance(a, str) else a for a in current.args)
+        if isinstance(current, BaseExceptionGroup):
+            todo.extend(current.exceptions)
+        # Causes from the network layer hold request objects (headers, URL): keep their kind, drop the objects.
+        current.__cause__ = None if _is_foreign(current.__cause__) else current.__cause__
+        current.__context__ = None if _is_foreign(current.__context__) else current.__context__
+        todo.extend((current.__cause__, current.__context__))
+
+
+def _is_foreign(error: BaseException | None) -> bool:
+    return error is not None and type(error).__module__.split(".", 1)[0] in {"aiohttp", "aiosignal", "yarl"}

@@ -1,0 +1,1 @@
+"""The reference bot: strategies, command line and report, assembled from the public face only."""

@@ -1,0 +1,114 @@
+"""The ``execsafe`` command. Exit status: 0 as promised, 1 a guarantee was broken, 2 it could not be done."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+import execsafe
+
+_SIGNALS_MAX: Final = 48
+_SIGNALS_FAST: Final = 12
+_BROKEN: Final = 1
+_IMPOSSIBLE: Final = 2
+_INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except (execsafe.ExecsafeError, OSError, ExceptionGroup) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        print(f"execsafe: {reason}", file=sys.stderr)
+        return _IMPOSSIBLE
+    return status
+
+
+def _reason(error: Exception) -> Exception | None:
+    """What to tell a person; None for what only a developer can make sense of."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    expected, unexpected = error.split((execsafe.ExecsafeError, OSError))
+    if expected is None or unexpected is not None:
+        return None
+    first: Exception = expected
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="execsafe", description="Execution safety for trading bots on ccxt.")
+    parser.add_argument("--version", action="version", version=f"execsafe {execsafe.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+
+    demo = commands.add_parser(
+        "demo", help="the same bot with plain ccxt and with execsafe, on a venue where much goes wrong"
+    )
+    demo.add_argument("--seed", type=int, default=7, help="of faults and repeated signals (default: %(default)s)")
+    demo.add_argument("--signals", type=_signals, help=f"how many, 1 to {_SIGNALS_MAX} (default: all)")
+    demo.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True, help="let things go wrong")
+    demo.add_argument("--fast", action="store_true", help=f"only {_SIGNALS_FAST} signals: a few seconds")
+    demo.add_argument("--plain", action="store_true", help="plain text, also on a terminal")
+    demo.set_defaults(run=_demo)
+
+    intents = commands.add_parser("intents", help="list the intents in a store; changes nothing")
+    intents.add_argument("store", help="e.g. sqlite:///orders.db")
+    intents.add_argument("--all", action="store_true", help="also those that have ended")
+    intents.set_defaults(run=_intents)
+    return parser
+
+
+def _signals(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _SIGNALS_MAX:
+        raise argparse.ArgumentTypeError(f"the candles give 1 to {_SIGNALS_MAX} signals, not {text}")
+    return int(text)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        from execsafe.bot import demo, report, screen
+        from execsafe.bot.guarded import GuardedBot
+        from execsafe.bot.naive import NaiveBot
+    except ModuleNotFoundError as error:
+        raise execsafe.InvalidInput(f"the demo needs {error.name}: pip install 'execsafe[bot]'") from None
+    count = options.signals or (_SIGNALS_FAST if options.fast else _SIGNALS_MAX)
+    policy = demo.DemoPolicy(seed=options.seed, signals=count, faults=options.faults)
+    fancy = screen.is_fancy() and not options.plain
+    for paragraph in (*report.opening(policy), ""):
+        screen.say(paragraph)
+    names = NaiveBot.name, GuardedBot.name
+    with screen.watching(names, count, fancy=fancy) as watch:
+        result = anyio.run(functools.partial(demo.run_demo, policy, watch=watch))
+    screen.say()
+    screen.table("What the venues' ledgers say", ("", *names), report.rows(result), fancy=fancy)
+    screen.say()
+    for paragraph in report.closing(result):
+        screen.say(paragraph)
+    return _BROKEN if result.breaches else 0
+
+
+def _intents(options: argparse.Namespace) -> int:
+    from execsafe.bot import journal, screen
+
+    store = journal.open_existing(options.store)
+    records = anyio.run(journal.read, store, options.all)
+    now_ms = execsafe.SystemClock().now_ms()
+    rows = [journal.row(record, now_ms=now_ms) for record in records]
+    kind = "" if options.all else "open "
+    if rows:
+        screen.table(f"{len(rows)} {kind}intents", journal.HEAD, rows, fancy=screen.is_fancy())
+    else:
+        screen.say(f"no {kind}intents")
+    return 0

@@ -1,0 +1,77 @@
+"""Reading a journal: the intents in a store, without changing anything."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import execsafe
+from execsafe.intents import COLLECTION
+
+_PAGE: Final = 1_000
+HEAD: Final = ("intent", "state", "symbol", "side", "quantity", "filled", "age")
+
+
+def open_existing(url: str) -> execsafe.Store:
+    """The store behind *url*, not yet opened, if there is one: looking must not create it.
+
+    Raises:
+        InvalidInput: a malformed URL, or nothing is there.
+    """
+    store = execsafe.open_store(url)
+    path = getattr(store, "path", None)
+    if path is not None and not path.exists():
+        raise execsafe.InvalidInput(f"there is no store at {path}")
+    if store.durability is execsafe.Durability.NONE:
+        raise execsafe.InvalidInput("a store in memory ends with its process: there is nothing to list")
+    return store
+
+
+async def read(store: execsafe.Store, ended_too: bool) -> list[execsafe.IntentRecord]:
+    """The intents in *store*: those that have not ended, or all. Opens and closes it.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        await store.open()
+        return await all_records(store) if ended_too else await execsafe.IntentRegistry(store).open_records()
+    finally:
+        await store.aclose()
+
+
+async def all_records(store: execsafe.Store) -> list[execsafe.IntentRecord]:
+    """Every intent that the store still has, oldest first; found by way of its events."""
+    found = [await store.find(COLLECTION, subject) for subject in await _subjects(store)]
+    return [stored.value for stored in found if stored and isinstance(stored.value, execsafe.IntentRecord)]
+
+
+async def _subjects(store: execsafe.Store) -> list[str]:
+    subjects: dict[str, None] = {}
+    after = 0
+    while page := await store.read_events(after, _PAGE):
+        subjects.update(dict.fromkeys(stored.event.subject for stored in page))
+        after = page[-1].seq
+    return list(subjects)
+
+
+def row(record: execsafe.IntentRecord, *, now_ms: int) -> tuple[str, ...]:
+    """One line of a table under :data:`HEAD`. Age counts from when the intent was recorded."""
+    intent = record.intent
+    return (
+        f"{intent.key}#{intent.leg}" if intent.leg else intent.key,
+        record.state.value,
+        intent.symbol,
+        intent.side.value,
+        f"{record.quantity:f}",
+        f"{record.filled_quantity:f}",
+        age(now_ms - record.created_at_ms),
+    )
+
+
+def age(ms: int) -> str:
+    """A duration for people: the two largest units."""
+    seconds = max(0, ms) // 1000
+    for size, unit, smaller, small_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // smaller} {small_unit}"
+    return f"{seconds} s"

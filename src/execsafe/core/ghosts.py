@@ -1,0 +1,85 @@
+"""Verdicts on orders in doubt.
+
+Two rules, and nothing else, allow a resend:
+
+* *Silence is not absence.* An order is absent only when **every** declared view was read and says so.
+* *An early look proves nothing.* That look must have **begun** at or after the request's deadline plus the
+  clock skew plus the venue's read lag. One millisecond earlier there is a history with two orders.
+
+A venue without request expiry has no deadline: there absence is never proven, whatever the patience.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from execsafe.model.intent import Attempt
+from execsafe.model.venue import Expiry, VenueProfile, View
+
+
+class Sighting(enum.StrEnum):
+    """What one view said in one look."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNREADABLE = "unreadable"  # a failed read is not an empty read
+
+
+class Verdict(enum.StrEnum):
+    """What to do about an order in doubt."""
+
+    FOUND = "found"  # adopt it
+    ABSENT = "absent"  # proven: may be sent again
+    LOOK_AGAIN = "look_again"
+    UNRESOLVED = "unresolved"  # escalate; it still counts
+
+
+@attrs.frozen(kw_only=True)
+class Doubt:
+    """One submit whose outcome is unknown. Times in Unix milliseconds.
+
+    ``proof_at_ms``: a look that begins then or later can prove absence; None: none can.
+    ``patience_ends_ms``: when to escalate.
+    """
+
+    proof_at_ms: int | None
+    patience_ends_ms: int
+
+
+def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience_s: float) -> Doubt:
+    """The doubt about *attempt*, watched since *since_ms*."""
+    ends = since_ms + round(patience_s * 1000)
+    if attempt.deadline_ms is None or profile.expiry is Expiry.NONE or attempt.exists:
+        # `exists`: the venue itself said that an order with this id is there.
+        return Doubt(proof_at_ms=None, patience_ends_ms=ends)
+    margin = round((profile.clock_skew_s + profile.read_lag_s) * 1000)
+    return Doubt(proof_at_ms=attempt.deadline_ms + margin, patience_ends_ms=ends)
+
+
+def judge(doubt: Doubt, views: Iterable[View], seen: Mapping[View, Sighting], *, looked_at_ms: int) -> Verdict:
+    """The one safe next step. *looked_at_ms* is when the look **began**."""
+    declared = tuple(views)
+    if Sighting.PRESENT in seen.values():
+        return Verdict.FOUND
+    all_absent = bool(declared) and all(seen.get(view) is Sighting.ABSENT for view in declared)
+    if all_absent and doubt.proof_at_ms is not None and looked_at_ms >= doubt.proof_at_ms:
+        return Verdict.ABSENT
+    return Verdict.UNRESOLVED if looked_at_ms >= doubt.patience_ends_ms else Verdict.LOOK_AGAIN
+
+
+def next_look_ms(doubt: Doubt, *, now_ms: int, interval_ms: int) -> int:
+    """When to look again: after the interval, but exactly on the instants at which a verdict becomes possible."""
+    at = now_ms + interval_ms
+    for instant in (doubt.proof_at_ms, doubt.patience_ends_ms):
+        if instant is not None and now_ms < instant < at:
+            at = instant
+    return at
+
+
+def default_patience_s(profile: VenueProfile, request_timeout_s: float) -> float:
+    """Long enough for a proof where one is possible, with room for a few failed reads."""
+    window = 0.0 if profile.expiry is Expiry.NONE else profile.expiry_window_s
+    return request_timeout_s + window + profile.clock_skew_s + profile.read_lag_s + 15.0

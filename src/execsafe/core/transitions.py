@@ -1,0 +1,356 @@
+"""The life of an intent, as two tables and one function per observation.
+
+Rules:
+
+1. Every change of an attempt goes through ``ATTEMPT_TRANSITIONS``; a missing edge is an error.
+2. The intent's state is derived from its attempts (``derive_state``) and checked against
+   ``INTENT_TRANSITIONS``. Terminal states have edges too: late evidence wins (guarantee G11).
+3. Filled quantities only grow, and only by what a report states.
+4. An observation that says nothing new returns the same record, so that applying it twice changes nothing.
+
+Times are Unix milliseconds and always an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+
+import attrs
+
+from execsafe.core.exposure import room
+from execsafe.errors import InvalidTransition
+from execsafe.model.intent import (
+    Attempt,
+    AttemptState,
+    Change,
+    ErrorFacts,
+    Intent,
+    IntentRecord,
+    IntentState,
+)
+from execsafe.model.order import ZERO, Fill, OrderReport, OrderStatus
+from execsafe.model.values import total, weighted_average
+
+_A = AttemptState
+_I = IntentState
+_ENDS: Final = frozenset({_A.FILLED, _A.CANCELED, _A.EXPIRED, _A.REJECTED})
+_SEEN: Final = frozenset({_A.LIVE}) | _ENDS
+
+ATTEMPT_TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
+    _A.SENDING: _SEEN | {_A.IN_DOUBT, _A.NOT_SENT},
+    _A.IN_DOUBT: _SEEN | {_A.UNRESOLVED, _A.ABSENT},
+    _A.UNRESOLVED: _SEEN | {_A.IN_DOUBT},
+    _A.LIVE: _ENDS,
+    # Verdicts and ends that late evidence may overturn:
+    _A.NOT_SENT: _SEEN,
+    _A.ABSENT: _SEEN,
+    _A.REJECTED: frozenset({_A.LIVE, _A.FILLED, _A.CANCELED, _A.EXPIRED}),
+    _A.CANCELED: frozenset({_A.FILLED}),
+    _A.EXPIRED: frozenset({_A.FILLED}),
+    _A.FILLED: frozenset(),
+}
+"""Which state of an attempt may follow which."""
+
+_ANY_OPEN: Final = frozenset({_I.SENDING, _I.IN_DOUBT, _I.UNRESOLVED, _I.LIVE})
+_ANY_END: Final = frozenset({_I.FILLED, _I.CANCELED, _I.EXPIRED, _I.REJECTED})
+
+INTENT_TRANSITIONS: Final[Mapping[IntentState, frozenset[IntentState]]] = {
+    _I.RECORDED: frozenset({_I.SENDING, _I.LIVE, _I.FAILED_FINAL}) | _ANY_END,
+    _I.SENDING: frozenset({_I.RECORDED, _I.IN_DOUBT, _I.LIVE}) | _ANY_END,
+    _I.IN_DOUBT: frozenset({_I.RECORDED, _I.UNRESOLVED, _I.LIVE}) | _ANY_END,
+    _I.UNRESOLVED: frozenset({_I.RECORDED, _I.IN_DOUBT, _I.LIVE}) | _ANY_END,
+    _I.LIVE: frozenset({_I.RECORDED}) | _ANY_END,
+    _I.FILLED: frozenset({_I.LIVE}),
+    _I.CANCELED: frozenset({_I.LIVE, _I.FILLED, _I.EXPIRED, _I.REJECTED}),
+    _I.EXPIRED: frozenset({_I.LIVE, _I.FILLED, _I.CANCELED}),
+    _I.REJECTED: frozenset({_I.LIVE}) | _ANY_END - {_I.REJECTED},
+    _I.FAILED_FINAL: frozenset({_I.LIVE}) | _ANY_END,
+}
+"""Which state of an intent may follow which. LIVE to RECORDED is a replacement being prepared."""
+
+_OPEN_PRECEDENCE: Final = (
+    (_A.UNRESOLVED, _I.UNRESOLVED),
+    (_A.IN_DOUBT, _I.IN_DOUBT),
+    (_A.SENDING, _I.SENDING),
+    (_A.LIVE, _I.LIVE),
+)
+_REPLACEABLE: Final = frozenset({_A.CANCELED, _A.EXPIRED, _A.FILLED})
+_END_OF: Final = {_A.CANCELED: _I.CANCELED, _A.EXPIRED: _I.EXPIRED, _A.FILLED: _I.CANCELED}
+_REPORTED_END: Final = {
+    OrderStatus.CLOSED: _A.CANCELED,  # closed with less than the quantity: the rest was canceled
+    OrderStatus.CANCELED: _A.CANCELED,
+    OrderStatus.EXPIRED: _A.EXPIRED,
+    OrderStatus.REJECTED: _A.REJECTED,
+}
+
+
+# --- The derived state ---------------------------------------------------------------------------
+
+
+def derive_state(record: IntentRecord) -> IntentState:
+    """The intent's state, from its attempts: the least certain open attempt decides."""
+    return _derive(record.attempts, record.quantity, record.change, given_up=record.given_up)
+
+
+def _derive(attempts: tuple[Attempt, ...], quantity: Decimal, change: Change | None, *, given_up: bool) -> IntentState:
+    open_states = {a.state for a in attempts if a.state.may_still_fill}
+    if open_states:
+        return next(intent_state for attempt_state, intent_state in _OPEN_PRECEDENCE if attempt_state in open_states)
+    filled = total(a.filled_quantity for a in attempts)
+    if filled >= quantity:
+        return _I.FILLED
+    last = attempts[-1].state if attempts else _A.NOT_SENT
+    if _wants_more(last, change, given_up=given_up):
+        return _I.RECORDED
+    if last in {_A.NOT_SENT, _A.ABSENT}:
+        # Failed only if there never was an order: a replaced one that ended without a fill did exist.
+        existed = filled > 0 or any(a.state in _REPLACEABLE for a in attempts)
+        return _I.CANCELED if existed or (change is not None and change.is_cancel) else _I.FAILED_FINAL
+    if last is _A.REJECTED:
+        return _I.CANCELED if filled > 0 else _I.REJECTED
+    return _END_OF[last]
+
+
+def wants_more(record: IntentRecord) -> bool:
+    """Whether another attempt is due: the last one never existed, or a replacement was asked for."""
+    last = _A.NOT_SENT if record.last is None else record.last.state
+    return _wants_more(last, record.change, given_up=record.given_up)
+
+
+def _wants_more(last: AttemptState, change: Change | None, *, given_up: bool) -> bool:
+    if given_up or (change is not None and change.is_cancel):
+        return False
+    return last in {_A.NOT_SENT, _A.ABSENT} or (change is not None and last in _REPLACEABLE)
+
+
+def _settle(
+    before: IntentRecord,
+    now_ms: int,
+    *,
+    attempts: tuple[Attempt, ...],
+    change: Change | None,
+    given_up: bool,
+) -> IntentRecord:
+    """*before* with new facts and all that follows from them. Checks the edge."""
+    quantity, limit_price = before.quantity, before.limit_price
+    if change is not None and change.quantity is not None and not any(a.state.may_still_fill for a in attempts):
+        # A replacement's total counts from the moment at which the replaced order can no longer fill.
+        quantity = max(change.quantity, total(a.filled_quantity for a in attempts))
+        limit_price = change.limit_price if change.limit_price is not None else limit_price
+    state = _derive(attempts, quantity, change, given_up=given_up)
+    if state is not before.state and state not in INTENT_TRANSITIONS[before.state]:
+        raise InvalidTransition(
+            f"an intent cannot go from {before.state.value} to {state.value}", intent_key=before.intent.key
+        )
+    return attrs.evolve(
+        before,
+        attempts=attempts,
+        change=change,
+        given_up=given_up or state.is_terminal,  # late evidence may revive its orders, never its sending
+        quantity=quantity,
+        limit_price=limit_price,
+        state=state,
+        updated_at_ms=now_ms,
+        ended_at_ms=(before.ended_at_ms or now_ms) if state.is_terminal else None,
+    )
+
+
+def _replace(record: IntentRecord, attempt: Attempt, now_ms: int) -> IntentRecord:
+    old = record.attempts[attempt.number - 1]
+    if attempt == old:
+        return record
+    if attempt.state is not old.state and attempt.state not in ATTEMPT_TRANSITIONS[old.state]:
+        raise InvalidTransition(
+            f"an attempt cannot go from {old.state.value} to {attempt.state.value}",
+            intent_key=record.intent.key,
+            client_order_id=old.client_order_id,
+        )
+    attempts = (*record.attempts[: attempt.number - 1], attempt, *record.attempts[attempt.number :])
+    return _settle(record, now_ms, attempts=attempts, change=record.change, given_up=record.given_up)
+
+
+# --- What we do ----------------------------------------------------------------------------------
+
+
+def new_record(intent: Intent, *, quantity: Decimal, limit_price: Decimal | None, now_ms: int) -> IntentRecord:
+    """A record of what is meant, with the rounded *quantity* and *limit_price*; nothing sent yet."""
+    return IntentRecord(
+        intent=intent, quantity=quantity, limit_price=limit_price, created_at_ms=now_ms, updated_at_ms=now_ms
+    )
+
+
+def generation(record: IntentRecord) -> int:
+    """Which client order id comes next: one more for every attempt that the venue acknowledged to have ended.
+
+    After proven absence the id stays the same: should an assumption of the proof be wrong, a venue that
+    enforces uniqueness still stops the second order.
+    """
+    return sum(1 for a in record.attempts if a.state in _ENDS)
+
+
+def begin(record: IntentRecord, *, client_order_id: str, deadline_ms: int | None, now_ms: int) -> IntentRecord:
+    """Journal the next attempt, for all that may still be sent.
+
+    Raises:
+        InvalidTransition: there is no room, or the record does not want more.
+    """
+    quantity = room(record)
+    if quantity <= 0 or not wants_more(record) or any(a.state.may_still_fill for a in record.attempts):
+        raise InvalidTransition(
+            f"nothing may be sent in state {record.state.value} with room for {quantity}",
+            intent_key=record.intent.key,
+        )
+    attempt = Attempt(
+        number=len(record.attempts) + 1,
+        client_order_id=client_order_id,
+        quantity=quantity,
+        limit_price=record.limit_price,
+        prepared_at_ms=now_ms,
+        deadline_ms=deadline_ms,
+    )
+    change = None if record.change is None else _served(record.change)
+    attempts = (*record.attempts, attempt)
+    return _settle(record, now_ms, attempts=attempts, change=change, given_up=record.given_up)
+
+
+def _served(change: Change) -> Change | None:
+    return change if change.is_cancel else None
+
+
+def give_up(record: IntentRecord, *, now_ms: int) -> IntentRecord:
+    """Make no further attempt. Only the derived state says whether that is a failure."""
+    if record.given_up:
+        return record
+    return _settle(record, now_ms, attempts=record.attempts, change=record.change, given_up=True)
+
+
+def ask_change(record: IntentRecord, change: Change, *, now_ms: int) -> IntentRecord:
+    """Journal the wish to cancel or replace, unless it has ended; a replacement never displaces a cancel."""
+    if record.state.is_terminal or change == record.change or (record.change is not None and record.change.is_cancel):
+        return record
+    return _settle(record, now_ms, attempts=record.attempts, change=change, given_up=record.given_up)
+
+
+# --- What we learn -------------------------------------------------------------------------------
+
+
+def not_sent(record: IntentRecord, number: int, *, now_ms: int) -> IntentRecord:
+    """The attempt was journalled but provably never handed to the network."""
+    return _replace(record, attrs.evolve(record.attempts[number - 1], state=_A.NOT_SENT), now_ms)
+
+
+def refused(record: IntentRecord, number: int, error: ErrorFacts, *, now_ms: int) -> IntentRecord:
+    """The venue definitely said no."""
+    attempt = record.attempts[number - 1]
+    if attempt.state is not _A.SENDING:
+        return record  # evidence came first
+    after = _replace(record, attrs.evolve(attempt, state=_A.REJECTED, error=error), now_ms)
+    return give_up(after, now_ms=now_ms)
+
+
+def doubted(
+    record: IntentRecord,
+    number: int,
+    error: ErrorFacts | None,
+    *,
+    deadline_ms: int | None,
+    exists: bool = False,
+    now_ms: int,
+) -> IntentRecord:
+    """Nobody knows what became of the attempt. *deadline_ms*: after it the request can no longer land."""
+    attempt = record.attempts[number - 1]
+    if attempt.state not in {_A.SENDING, _A.UNRESOLVED, _A.IN_DOUBT}:
+        return record
+    doubt = attrs.evolve(
+        attempt,
+        state=_A.IN_DOUBT,
+        error=error if error is not None else attempt.error,
+        deadline_ms=deadline_ms,
+        exists=exists or attempt.exists,
+        doubted_at_ms=attempt.doubted_at_ms if attempt.state is _A.IN_DOUBT else now_ms,
+    )
+    return _replace(record, doubt, now_ms)
+
+
+def proven_absent(record: IntentRecord, number: int, *, now_ms: int) -> IntentRecord:
+    """The attempt never became an order, and can no longer."""
+    attempt = record.attempts[number - 1]
+    if attempt.state is not _A.IN_DOUBT:
+        return record
+    return _replace(record, attrs.evolve(attempt, state=_A.ABSENT), now_ms)
+
+
+def left_unresolved(record: IntentRecord, number: int, *, now_ms: int) -> IntentRecord:
+    """Patience is over without proof: escalate, keep counting, keep watching."""
+    attempt = record.attempts[number - 1]
+    if attempt.state is not _A.IN_DOUBT:
+        return record
+    return _replace(record, attrs.evolve(attempt, state=_A.UNRESOLVED), now_ms)
+
+
+def observed(record: IntentRecord, report: OrderReport, *, now_ms: int) -> IntentRecord:
+    """Take in what a reading of the venue says about one of our orders, whenever it comes.
+
+    A report that matches none of the record's orders changes nothing.
+    """
+    attempt = _attempt_of(record, report)
+    if attempt is None:
+        return record
+    fills = _merge_fills(attempt.fills, report.fills)
+    filled = max(attempt.filled_quantity, report.filled_quantity or ZERO, total(f.quantity for f in fills))
+    grew = filled > attempt.filled_quantity
+    after = attrs.evolve(
+        attempt,
+        state=_next_state(attempt, report, filled),
+        venue_order_id=attempt.venue_order_id or report.venue_order_id,
+        filled_quantity=filled,
+        average_price=_average(attempt, report, fills, grew=grew),
+        fills=fills,
+        exists=True,
+    )
+    return _replace(record, after, now_ms)
+
+
+def _attempt_of(record: IntentRecord, report: OrderReport) -> Attempt | None:
+    """Ownership is by id only. An id reused after proven absence belongs to the latest attempt that has it."""
+    latest_first = tuple(reversed(record.attempts))
+    if report.venue_order_id is not None:
+        for attempt in latest_first:
+            if attempt.venue_order_id == report.venue_order_id:
+                return attempt
+    if report.client_order_id is None:
+        return None
+    named = [a for a in latest_first if a.client_order_id == report.client_order_id]
+    for attempt in named:
+        if attempt.venue_order_id is None or report.venue_order_id is None:
+            return attempt
+    return None
+
+
+def _next_state(attempt: Attempt, report: OrderReport, filled: Decimal) -> AttemptState:
+    if filled >= attempt.quantity:
+        return _A.FILLED
+    if attempt.state in _ENDS and attempt.state is not _A.REJECTED:
+        return attempt.state  # a view that lags does not bring an ended order back
+    end = _REPORTED_END.get(report.status)
+    if end in _REPLACEABLE and report.filled_quantity is None:
+        return _A.LIVE  # ended, but with how much? What replaced it would come on top: read again
+    if end is _A.REJECTED and filled > 0:
+        return _A.CANCELED
+    return _A.LIVE if end is None else end
+
+
+def _merge_fills(known: tuple[Fill, ...], new: tuple[Fill, ...]) -> tuple[Fill, ...]:
+    ids = {fill.trade_id for fill in known}
+    added = {fill.trade_id: fill for fill in new if fill.trade_id not in ids}
+    return (*known, *added.values()) if added else known
+
+
+def _average(attempt: Attempt, report: OrderReport, fills: tuple[Fill, ...], *, grew: bool) -> Decimal | None:
+    if report.average_price is not None and (grew or attempt.average_price is None):
+        return report.average_price
+    if fills and (grew or attempt.average_price is None):
+        return weighted_average((f.quantity, f.price) for f in fills)
+    return attempt.average_price

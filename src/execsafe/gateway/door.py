@@ -1,0 +1,374 @@
+"""The door itself: who may pass, with which key, and what an earlier process left behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from decimal import Decimal
+
+import anyio
+import attrs
+
+from execsafe.core import transitions
+from execsafe.core.approval import Approved, approve
+from execsafe.errors import (
+    AlreadyInFlight,
+    ExecsafeError,
+    InvalidInput,
+    LeaseHeld,
+    OutcomeUnknown,
+    StoreError,
+    VenueUnavailable,
+    VersionConflict,
+)
+from execsafe.gateway.driver import Driver, Journey, build_request
+from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
+from execsafe.gateway.policy import GatewayPolicy
+from execsafe.ghosts import GhostOrderResolver, LookPolicy, order_ref
+from execsafe.intents import IntentRegistry, is_settled
+from execsafe.locks import Claim, DedupLock
+from execsafe.model.event import EventType
+from execsafe.model.intent import Change, Intent, IntentRecord, IntentState
+from execsafe.model.order import OrderReport
+from execsafe.model.outcome import Meaning, Operation
+from execsafe.model.values import shorten
+from execsafe.ports import Clock, ExchangeAdapter
+
+_PREPARE_TIMEOUTS = 3  # loading a venue's markets takes several requests
+_RECOVER_AT_ONCE = 8  # concurrent intents; their reads share the resolver's spacing anyway
+
+
+@attrs.frozen(kw_only=True)
+class Recovery:
+    """What ``recover()`` came to, each intent once."""
+
+    settled: tuple[IntentRecord, ...] = ()
+    unresolved: tuple[IntentRecord, ...] = ()
+    held_elsewhere: tuple[IntentRecord, ...] = ()
+
+
+def new_holder() -> str:
+    """A name for this process among lease holders; unique, so that a restart never mistakes itself for its past."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class OrderGateway:
+    """Sends orders such that each intent happens at most once, and says truthfully what became of it.
+
+    Args:
+        adapter: the venue.
+        registry: the journal. Nothing is sent that is not in it.
+        policy: time-outs, patience, attempts.
+        looks: how often to look for an order in doubt.
+        locks: in-process exclusion; pass one to share it among gateways.
+        clock: defaults to the registry's.
+        holder: this process's name in leases; unique per process start by default.
+    """
+
+    def __init__(
+        self,
+        adapter: ExchangeAdapter,
+        registry: IntentRegistry,
+        *,
+        policy: GatewayPolicy | None = None,
+        looks: LookPolicy | None = None,
+        locks: DedupLock | None = None,
+        clock: Clock | None = None,
+        holder: str | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.registry = registry
+        self.policy = policy if policy is not None else GatewayPolicy()
+        self._clock = clock if clock is not None else registry.clock
+        self._locks = locks if locks is not None else DedupLock(clock=self._clock)
+        self.resolver = GhostOrderResolver(adapter, clock=self._clock, policy=looks)
+        self._driver = Driver(
+            adapter,
+            registry,
+            self.resolver,
+            self.policy,
+            clock=self._clock,
+            holder=holder if holder is not None else new_holder(),
+        )
+        self._unjournalled: set[str] = set()
+
+    async def submit(self, intent: Intent, *, join: bool = False) -> SubmitOutcome:
+        """Make *intent* happen once.
+
+        A key that is already recorded is never sent again: its recorded outcome is returned, or its doubt is looked
+        into again. While the same key is being worked on, a second caller is told at once, or waits and shares the
+        result with *join*.
+
+        Raises:
+            InvalidInput: malformed, against a limit, or not understood by the venue. Nothing was sent.
+            IntentConflict: the key belongs to another payload. Nothing was sent.
+            AlreadyInFlight: another caller is working on this key. Nothing was sent by this call.
+            TradingDenied: the intent is stale. Nothing was sent.
+            VenueUnavailable: the venue could not be asked for what must be known before sending. Nothing was sent.
+            StoreError: it could not be journalled. Nothing was sent.
+            OutcomeUnknown: the journal or the lease was lost half way; ``recover()`` settles it.
+        """
+        claim, has_waited = await self._claim(intent, join=join)
+        try:
+            shared = await self.registry.recorded(intent) if has_waited else None
+            if shared is not None and shared.state is IntentState.UNRESOLVED:
+                return outcome_of(shared)  # the call that was joined has looked long enough
+            return await self._submit_claimed(intent, join=join)
+        finally:
+            self._locks.release(claim)
+
+    async def cancel(self, key: str, *, account: str = "default", leg: str = "") -> SubmitOutcome:
+        """Cancel what is still open of an intent; return what became of it, read back from the venue.
+
+        The wish is journalled first, so that it survives a crash. ``Unknown``: the order could not be seen to end
+        within the patience; it still counts, and ``recover()`` goes on cancelling.
+
+        Raises:
+            InvalidInput: no such intent.
+        """
+        record = await self._known(key, account, leg)
+        return await self.change(record, Change(asked_at_ms=self._clock.now_ms()))
+
+    async def replace(
+        self,
+        key: str,
+        *,
+        quantity: Decimal | str | int | float | None = None,
+        limit_price: Decimal | str | int | float | None = None,
+        account: str = "default",
+        leg: str = "",
+    ) -> SubmitOutcome:
+        """Change a live order's total quantity (fills included) or price.
+
+        Done as cancel, proof of the end, then a new order for what is left: slower than a venue's own amend, but
+        never more than the new total at any instant, at every venue.
+
+        Raises:
+            InvalidInput: no such intent, or it has ended.
+            InvalidOrder: the new order would break a limit.
+        """
+        record = await self._known(key, account, leg)
+        if record.state.is_terminal:
+            raise InvalidInput(f"intent {key!r} has ended ({record.state.value}) and cannot be changed", intent_key=key)
+        wanted = attrs.evolve(
+            record.intent,
+            quantity=record.quantity if quantity is None else quantity,
+            limit_price=record.limit_price if limit_price is None else limit_price,
+        )
+        approved = await self._approve(wanted)
+        change = Change(asked_at_ms=self._clock.now_ms(), quantity=approved.quantity, limit_price=approved.limit_price)
+        return await self.change(record, change)
+
+    async def change(self, record: IntentRecord, change: Change) -> SubmitOutcome:
+        """Journal a wish to cancel or replace, then carry it out."""
+        now_ms = self._clock.now_ms()
+        wanted = await self.registry.advance(record, lambda r: transitions.ask_change(r, change, now_ms=now_ms))
+        claim, _ = await self._claim(wanted.intent, join=True)
+        try:
+            return await self._revisit(await self.registry.reload(wanted), join=True)
+        finally:
+            self._locks.release(claim)
+
+    async def refresh(self, record: IntentRecord) -> IntentRecord:
+        """Look once at what became of a live intent, and record it."""
+        for attempt in record.attempts:
+            if attempt.state.may_still_fill:
+                look = await self.resolver.look(order_ref(record.intent, attempt))
+                if look.report is not None:
+                    record = await self._observe(record, attempt.client_order_id, look.report)
+        return record
+
+    async def recover(self, account: str | None = None) -> Recovery:
+        """Settle everything that an earlier process, or an earlier doubt, left open.
+
+        Orders that rest at the venue are read once; attempts that may have been sent are looked for until found or
+        proven absent, and only then sent again; wishes to cancel or replace are carried out.
+
+        Raises:
+            StoreError: the journal failed for at least one intent; all that could be settled are.
+        """
+        records = await self.registry.open_records(account)
+        ends: list[tuple[str, IntentRecord]] = []
+        failures: list[ExecsafeError] = []
+        limiter = anyio.CapacityLimiter(_RECOVER_AT_ONCE)
+
+        async def settle(record: IntentRecord) -> None:
+            async with limiter:
+                try:
+                    ends.append(await self._recover_one(record))
+                except ExecsafeError as error:  # one that cannot be settled now keeps no other from it
+                    failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for record in records:
+                tasks.start_soon(settle, record)
+        if failures:
+            raise failures[0]
+        ends.sort(key=lambda end: end[1].intent.identity)
+        return Recovery(
+            settled=tuple(r for kind, r in ends if kind == "settled"),
+            unresolved=tuple(r for kind, r in ends if kind == "unresolved"),
+            held_elsewhere=tuple(r for kind, r in ends if kind == "held"),
+        )
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    async def _claim(self, intent: Intent, *, join: bool) -> tuple[Claim, bool]:
+        """The claim on *intent*, and whether another call had to be waited for."""
+        has_waited = False
+        while True:
+            claim = self._locks.try_claim(intent.identity)
+            if claim is not None:
+                return claim, has_waited
+            if not join:
+                self.registry.note(EventType.CALL_DEDUPLICATED, intent)
+                raise AlreadyInFlight(
+                    f"intent {intent.key!r} is being worked on by another caller; nothing was sent by this call",
+                    intent_key=intent.key,
+                )
+            await self._locks.wait_free(intent.identity)
+            has_waited = True
+
+    async def _submit_claimed(self, intent: Intent, *, join: bool) -> SubmitOutcome:
+        try:
+            approved = await self._approve(intent)
+        except Exception:
+            # A recorded intent has its recorded outcome, whatever has become of markets or limits since.
+            existing = await self.registry.recorded(intent)
+            if existing is None:
+                raise
+            return await self._revisit(existing, join=join)
+        record = transitions.new_record(
+            intent, quantity=approved.quantity, limit_price=approved.limit_price, now_ms=self._clock.now_ms()
+        )
+        try:
+            journey = await self._driver.drive(Journey(record=record))
+        except (VersionConflict, LeaseHeld) as error:
+            existing = await self.registry.recorded(intent)
+            if existing is None:
+                raise self._in_flight_elsewhere(intent) from error
+            return await self._revisit(existing, join=join)
+        except StoreError:
+            if not (intent.reduce_only and self.policy.exits_without_journal):
+                raise
+            return await self._exit_without_journal(record)
+        return _end_of(journey)
+
+    async def _approve(self, intent: Intent) -> Approved:
+        self.adapter.check(intent)
+        ready = self.adapter.prepared(intent.symbol)
+        if ready is not None:
+            return approve(intent, ready, now_ms=self._clock.now_ms())
+        why = "no answer in time"
+        try:
+            with anyio.move_on_after(self.policy.request_timeout_s * _PREPARE_TIMEOUTS):
+                instrument = await self.adapter.prepare(intent.symbol)
+                return approve(intent, instrument, now_ms=self._clock.now_ms())
+        except ExecsafeError:
+            raise
+        except Exception as error:
+            judged = self.adapter.judge(error, Operation.LOOK_UP)
+            if judged.meaning is Meaning.REJECTED:  # a refused key: the client's own words say it best
+                raise
+            why = f"{judged.facts.kind}: {judged.facts.message}"
+        raise VenueUnavailable(
+            f"{self.adapter.profile.name} could not be asked for what is needed before sending ({shorten(why, 300)}); "
+            f"nothing was sent",
+            intent_key=intent.key,
+        )
+
+    async def _revisit(self, record: IntentRecord, *, join: bool) -> SubmitOutcome:
+        """Never sends what is recorded as sent: returns its outcome, or goes on where it stands."""
+        has_waited = False
+        while True:
+            wants_change = record.change is not None and not record.state.is_terminal
+            shares_doubt = has_waited and record.state is IntentState.UNRESOLVED
+            if (is_settled(record) or shares_doubt) and not wants_change:
+                self.registry.note(EventType.CALL_DEDUPLICATED, record.intent)
+                return outcome_of(record)
+            try:
+                lease = await self.registry.take_lease(record.intent, self._driver.lease_request(record.intent))
+            except LeaseHeld as error:
+                if not join:
+                    raise self._in_flight_elsewhere(record.intent) from error
+                await self._await_lease(error)
+                record, has_waited = await self.registry.reload(record), True
+                continue
+            journey = Journey(record=await self.registry.reload(record), lease=lease)
+            return _end_of(await self._driver.drive(journey))
+
+    async def _await_lease(self, error: LeaseHeld) -> None:
+        left_ms = max(0, int(error.context.get("expires_at_ms", 0)) - self._clock.now_ms())
+        await anyio.sleep(min(left_ms / 1000 + 0.001, self.resolver.policy.interval_s))
+
+    def _in_flight_elsewhere(self, intent: Intent) -> AlreadyInFlight:
+        self.registry.note(EventType.CALL_DEDUPLICATED, intent)
+        return AlreadyInFlight(
+            f"intent {intent.key!r} is being worked on by another process; nothing was sent by this call",
+            intent_key=intent.key,
+        )
+
+    async def _exit_without_journal(self, record: IntentRecord) -> SubmitOutcome:
+        """The store fails, and a reduce-only order must stay possible: once per key and process, then look."""
+        intent = record.intent
+        if intent.identity in self._unjournalled:
+            return Unknown(record=record)
+        self._unjournalled.add(intent.identity)
+        now_ms = self._clock.now_ms()
+        cid = self.adapter.client_order_id(intent, 0)
+        record = transitions.begin(record, client_order_id=cid, deadline_ms=None, now_ms=now_ms)
+        try:
+            with anyio.move_on_after(self.policy.request_timeout_s):
+                report = await self.adapter.create_order(build_request(intent, record.attempts[-1], expires_in_ms=None))
+                seen = attrs.evolve(report, client_order_id=cid)
+                return outcome_of(transitions.observed(record, seen, now_ms=now_ms), report=report)
+        except Exception as error:  # noqa: BLE001 - judged, never guessed
+            judged = self.adapter.judge(error, Operation.CREATE)
+            if judged.meaning is Meaning.REJECTED:
+                return outcome_of(transitions.refused(record, 1, judged.facts, now_ms=now_ms), cause=error)
+        return Unknown(record=record)
+
+    async def _known(self, key: str, account: str, leg: str) -> IntentRecord:
+        record = await self.registry.find(key, account=account, leg=leg)
+        if record is None:
+            raise InvalidInput(f"no intent {key!r} is recorded for account {account!r}", intent_key=key)
+        return record
+
+    async def _observe(self, record: IntentRecord, client_order_id: str, report: OrderReport) -> IntentRecord:
+        now_ms = self._clock.now_ms()
+        mine = attrs.evolve(report, client_order_id=client_order_id)
+        return await self.registry.advance(record, lambda r: transitions.observed(r, mine, now_ms=now_ms))
+
+    async def _recover_one(self, record: IntentRecord) -> tuple[str, IntentRecord]:
+        claim, _ = await self._claim(record.intent, join=True)
+        try:
+            record = await self.registry.reload(record)
+            if record.state is IntentState.LIVE and record.change is None:
+                return "settled", await self.refresh(record)
+            for last_try in (False, True):
+                try:
+                    await self._revisit(record, join=False)
+                    break
+                except AlreadyInFlight as error:
+                    if last_try or not isinstance(error.__cause__, LeaseHeld):
+                        return "held", record
+                    # Most likely the lease of the process that died: it ends by itself.
+                    await self._outlive(error.__cause__)
+            record = await self.registry.reload(record)
+        except OutcomeUnknown:
+            record = await self.registry.reload(record)
+        finally:
+            self._locks.release(claim)
+        return ("settled" if is_settled(record) else "unresolved"), record
+
+    async def _outlive(self, held: LeaseHeld) -> None:
+        left_ms = int(held.context.get("expires_at_ms", 0)) - self._clock.now_ms() + 1
+        longest_ms = self.policy.lease_ttl_ms(self.adapter.profile) * 2
+        await anyio.sleep(max(0, min(left_ms, longest_ms)) / 1000)
+
+
+def _end_of(journey: Journey) -> SubmitOutcome:
+    if journey.stalled:
+        return Unknown(record=journey.record)
+    return outcome_of(journey.record, report=journey.report, cause=journey.cause)

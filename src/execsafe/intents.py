@@ -1,0 +1,293 @@
+"""``IntentRegistry``: the durable, write-ahead record of what was meant, attempt by attempt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import anyio
+import attrs
+
+from execsafe.clock import SystemClock
+from execsafe.core import transitions
+from execsafe.core.narration import narrate
+from execsafe.errors import IntentConflict, InvalidInput, StoreCorrupt, StoreUnavailable, VersionConflict
+from execsafe.model.event import Event, EventType
+from execsafe.model.intent import Intent, IntentRecord, IntentState
+from execsafe.model.order import OrderReport
+from execsafe.ports import Batch, Clock, Lease, LeaseRequest, Listener, Put, Store, Stored
+
+_log = logging.getLogger("execsafe.intents")
+COLLECTION: Final = "intents"
+_CONFLICTS_MAX: Final = 50
+
+Transition: TypeAlias = Callable[[IntentRecord], IntentRecord]
+"""A pure change of a record; it may be applied again to a newer version."""
+
+
+def never(_record: IntentRecord) -> bool:
+    """For no record."""
+    return False
+
+
+def lease_name(intent: Intent) -> str:
+    """Name of the lease under which an intent is worked on."""
+    return f"intent:{intent.identity}"
+
+
+def order_alias(account: str, symbol: str, venue_order_id: str) -> str:
+    """Alias under which a record is found by the venue's order id."""
+    # As JSON, because accounts, symbols and ids may hold any separator themselves.
+    return "order:" + json.dumps([account, symbol, venue_order_id], ensure_ascii=False, separators=(",", ":"))
+
+
+def _client_alias(account: str, client_order_id: str) -> str:
+    return "client:" + json.dumps([account, client_order_id], ensure_ascii=False, separators=(",", ":"))
+
+
+class IntentRegistry:
+    """What was meant, what was tried, and what became of it; durable as far as its store is.
+
+    Every write is conditional on the version read, is shielded from cancellation, and carries its events in the
+    same transaction. Two writers never overwrite each other: the loser reads again and decides again.
+
+    Args:
+        store: where the records live.
+        clock: source of Unix milliseconds.
+        listeners: told of every event after it is durable. A listener that raises is logged and ignored.
+        store_timeout_s: how long one write may take before :class:`StoreUnavailable` is raised. 10 s: longer
+            than any healthy commit, shorter than the patience of an operator.
+        retention_s: how long ended records are kept. It must exceed the age at which the same signal could
+            still arrive again; a week by default.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        listeners: Sequence[Listener] = (),
+        store_timeout_s: float = 10.0,
+        retention_s: float = 7 * 86_400.0,
+    ) -> None:
+        if not (0 < retention_s < math.inf and 0 < store_timeout_s < math.inf):  # NaN is neither
+            raise InvalidInput("retention_s and store_timeout_s must be greater than 0 and finite")
+        self.store = store
+        self.clock = clock if clock is not None else SystemClock()
+        self._listeners = tuple(listeners)
+        self._store_timeout_s = store_timeout_s
+        self._never_waits = store.never_waits
+        self._retention_ms = round(retention_s * 1000)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def find(self, key: str, *, account: str = "default", leg: str = "") -> IntentRecord | None:
+        """The record of an intent key, None if it was never recorded (or is past its retention)."""
+        return await self._find(Intent(key=key, symbol="-", side="buy", quantity=1, account=account, leg=leg).identity)
+
+    async def find_order(self, account: str, symbol: str, venue_order_id: str) -> IntentRecord | None:
+        """The record to which the venue's order belongs, None if it is not one of ours."""
+        return await self._find(order_alias(account, symbol, venue_order_id))
+
+    async def find_client_order(self, account: str, client_order_id: str) -> IntentRecord | None:
+        """The record to which a client order id belongs, None if it is not one of ours."""
+        return await self._find(_client_alias(account, client_order_id))
+
+    async def open_records(self, account: str | None = None) -> list[IntentRecord]:
+        """All records that have not ended, optionally of one account, in identity order."""
+        stored = await self.store.scan_open(COLLECTION)
+        records = [_record(item) for item in stored]
+        return [r for r in records if account is None or r.intent.account == account]
+
+    async def reload(self, record: IntentRecord) -> IntentRecord:
+        """The newest version of *record*."""
+        return await self._find(record.intent.identity) or record
+
+    async def recorded(self, intent: Intent) -> IntentRecord | None:
+        """The record of *intent*, if there is one.
+
+        Raises:
+            IntentConflict: the key belongs to another payload.
+        """
+        record = await self._find(intent.identity)
+        if record is not None and record.intent.fingerprint != intent.fingerprint:
+            raise IntentConflict(
+                f"intent key {intent.key!r} was already used for a different order; use a new key",
+                intent_key=intent.key,
+            )
+        return record
+
+    async def _find(self, key: str) -> IntentRecord | None:
+        stored = await self.store.find(COLLECTION, key)
+        return None if stored is None else _record(stored)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    async def create(self, record: IntentRecord, *, acquire: LeaseRequest) -> tuple[IntentRecord, Lease]:
+        """Store a new record and take its lease, in one durable step.
+
+        Raises:
+            VersionConflict: the intent is already recorded.
+            LeaseHeld: another process is working on it.
+        """
+        now_ms = record.updated_at_ms
+        events = narrate(None, record, now_ms=now_ms)
+        stored, lease = await self._commit(None, record, events, now_ms=now_ms, acquire=acquire)
+        if lease is None:
+            raise StoreCorrupt("the store granted no lease with the record", intent_key=record.intent.key)
+        return stored, lease
+
+    async def advance(
+        self,
+        record: IntentRecord,
+        change: Transition,
+        *,
+        lease: Lease | None = None,
+        release_when: Callable[[IntentRecord], bool] = never,
+    ) -> IntentRecord:
+        """Apply *change* to the newest version of *record* and make it durable; return the result.
+
+        With *lease*, nothing is written once the lease has passed to another holder; it is given back, in
+        the same step, when *release_when* is true of the result. A change that alters nothing writes nothing.
+
+        Raises:
+            StaleFencingToken: the lease passed to another holder.
+            StoreError: nothing is known to be written.
+        """
+        current = record
+        for _ in range(_CONFLICTS_MAX):
+            after = change(current)
+            if after is current:
+                if lease is not None and release_when(current):
+                    await self.release_lease(lease)
+                return current
+            released = lease if release_when(after) else None
+            now_ms = self.clock.now_ms()
+            events = narrate(current, after, now_ms=now_ms)
+            try:
+                stored, _ = await self._commit(current, after, events, now_ms=now_ms, fence=lease, release=released)
+            except VersionConflict:
+                newer = await self._find(record.intent.identity)
+                if newer is None:
+                    raise
+                current = newer
+            else:
+                return stored
+        raise StoreUnavailable(
+            f"the record kept changing for {_CONFLICTS_MAX} attempts to write it",
+            intent_key=record.intent.key,
+        )
+
+    async def take_lease(self, intent: Intent, request: LeaseRequest) -> Lease:
+        """Acquire or renew the lease of an intent that is already recorded.
+
+        Raises:
+            LeaseHeld: another process is working on it.
+        """
+        batch = Batch(now_ms=self.clock.now_ms(), acquire=request)
+        lease = await self._write(batch)
+        if lease is None:
+            raise StoreCorrupt("the store granted no lease", intent_key=intent.key)
+        return lease
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Give a lease back; of no effect if it has passed on."""
+        await self._write(Batch(now_ms=self.clock.now_ms(), release=lease))
+
+    async def observe(self, report: OrderReport, *, account: str = "default") -> IntentRecord | None:
+        """Take in late or foreign evidence (a stream event, the user's own read). None: not one of our orders.
+
+        Evidence is credited whenever it comes, whatever the state (guarantee G11), and applying it twice
+        changes nothing.
+        """
+        record: IntentRecord | None = None
+        if report.client_order_id is not None:
+            record = await self.find_client_order(account, report.client_order_id)
+        if record is None and report.venue_order_id is not None:
+            record = await self.find_order(account, report.symbol, report.venue_order_id)
+        if record is None or record.intent.symbol != report.symbol:
+            return None
+        now_ms = self.clock.now_ms()
+        return await self.advance(record, lambda r: transitions.observed(r, report, now_ms=now_ms))
+
+    async def purge(self) -> int:
+        """Forget records that ended longer ago than the retention; open and doubtful ones never."""
+        return await self.store.purge(max(0, self.clock.now_ms() - self._retention_ms))
+
+    async def _commit(
+        self,
+        before: IntentRecord | None,
+        after: IntentRecord,
+        events: tuple[Event, ...],
+        *,
+        now_ms: int,
+        fence: Lease | None = None,
+        acquire: LeaseRequest | None = None,
+        release: Lease | None = None,
+    ) -> tuple[IntentRecord, Lease | None]:
+        version = 0 if before is None else before.version
+        stored = attrs.evolve(after, version=version + 1)
+        put = Put(
+            collection=COLLECTION,
+            key=stored.intent.identity,
+            value=stored,
+            version=version,
+            is_open=not stored.state.is_terminal,
+            ended_at_ms=stored.ended_at_ms,
+            aliases=_new_aliases(before, stored),
+        )
+        batch = Batch(now_ms=now_ms, puts=(put,), events=events, fence=fence, acquire=acquire, release=release)
+        lease = await self._write(batch)
+        self.tell(events)
+        return stored, lease
+
+    async def _write(self, batch: Batch) -> Lease | None:
+        if self._never_waits:
+            return await self.store.commit(batch)
+        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
+        with anyio.move_on_after(self._store_timeout_s, shield=True):
+            return await self.store.commit(batch)
+        raise StoreUnavailable(f"the store did not answer within {self._store_timeout_s} s")
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Tell the listeners; one that raises never disturbs order flow."""
+        for listener in self._listeners:
+            for event in events:
+                try:
+                    listener(event)
+                except Exception:  # noqa: BLE001 - whatever a listener raises
+                    _log.exception("a listener failed on %s", event.type.value)
+
+    def note(self, kind: EventType, intent: Intent) -> None:
+        """Tell the listeners of something that changes no record (it is not stored)."""
+        if self._listeners:
+            self.tell((Event(type=kind, at_ms=self.clock.now_ms(), subject=intent.identity),))
+
+
+def _record(stored: Stored) -> IntentRecord:
+    if not isinstance(stored.value, IntentRecord):
+        raise StoreCorrupt("a record of another kind was found among the intents", key=stored.key)
+    return stored.value
+
+
+def _new_aliases(before: IntentRecord | None, after: IntentRecord) -> tuple[str, ...]:
+    known = _aliases(before) if before is not None else frozenset()
+    return tuple(sorted(_aliases(after) - known))
+
+
+def _aliases(record: IntentRecord) -> frozenset[str]:
+    account, symbol = record.intent.account, record.intent.symbol
+    names = set()
+    for attempt in record.attempts:
+        names.add(_client_alias(account, attempt.client_order_id))
+        if attempt.venue_order_id is not None:
+            names.add(order_alias(account, symbol, attempt.venue_order_id))
+    return frozenset(names)
+
+
+def is_settled(record: IntentRecord) -> bool:
+    """Whether nothing is in doubt and nothing is left to do: it rests, or it has ended."""
+    return record.state is IntentState.LIVE or record.state.is_terminal

@@ -1,0 +1,121 @@
+"""What is known of a venue: identifiers, uniqueness, expiry, look-ups, lags. One value per exchange."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import attrs
+
+from execsafe.errors import InvalidInput
+from execsafe.model.values import EMPTY_PARAMS, Params, shorten, to_params
+
+
+class Dedup(enum.StrEnum):
+    """Among which orders the venue enforces that a client order id is unique."""
+
+    NONE = "none"
+    OPEN = "open"  # only among open orders: after a fill the same id is accepted again
+    WINDOW = "window"
+    FOREVER = "forever"
+
+
+class Expiry(enum.StrEnum):
+    """How a request's last possible acceptance is bounded."""
+
+    NONE = "none"  # it may land at any time: absence can never be proven
+    RELATIVE = "relative"  # a window counted from the moment of signing
+    ABSOLUTE = "absolute"  # the request names the instant itself
+
+
+class IdEncoding(enum.StrEnum):
+    """Shape of a venue's client order ids."""
+
+    TEXT = "text"
+    HEX128 = "hex128"  # 0x + 32 hex digits
+    INT63 = "int63"  # 1 … 2**63 - 1, in decimal
+
+
+class View(enum.StrEnum):
+    """One place where a venue shows orders. Absence counts only when every declared view says so."""
+
+    CLIENT_ID = "client_id"  # single look-up by client order id, open and ended orders
+    OPEN_ORDERS = "open_orders"
+    CLOSED_ORDERS = "closed_orders"
+    TRADES = "trades"
+
+
+@attrs.frozen(kw_only=True)
+class IdRule:
+    """Alphabet and length of the venue's client order ids.
+
+    The default is portable: at most 18 lower-case letters and digits, never starting with "t", which every
+    venue in scope but hyperliquid and htx swaps accepts.
+    """
+
+    encoding: IdEncoding = attrs.field(default=IdEncoding.TEXT, converter=IdEncoding)
+    length_max: int = 18
+    param: str = "clientOrderId"  # name under which the venue's client takes it on create
+
+
+@attrs.frozen(kw_only=True)
+class LookUp:
+    """How to read one view through ccxt: method name and parameters.
+
+    ``params`` may hold ``"{client_order_id}"``. ``scan`` says that the answer lists other orders too and must be
+    filtered by client order id (ownership is by id only, never by similarity).
+    """
+
+    view: View = attrs.field(converter=View)
+    method: str
+    params: Params = attrs.field(default=EMPTY_PARAMS, converter=to_params)
+    scan: bool = False
+    id_field: str = "clientOrderId"  # where the answer carries the id; "info.label" reads the raw body
+
+
+_DAY_S = 86_400.0
+
+
+def _seconds(_instance: Any, attribute: attrs.Attribute[float], value: object) -> None:
+    # The comparison is also false for NaN.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _DAY_S:
+        raise InvalidInput(f"{attribute.name} must be 0 to 86400 seconds, was {shorten(value)}")
+
+
+@attrs.frozen(kw_only=True)
+class VenueProfile:
+    """Facts about one venue that decide what can be proven there. Adjust a copy with ``attrs.evolve``.
+
+    Attributes:
+        name: ccxt's exchange id; ``"unknown"`` for the weakest row.
+        dedup: enforced uniqueness of client order ids.
+        expiry: what bounds a request's acceptance; ``expiry_window_s`` is the window asked for.
+        expiry_param: the request parameter, option or header that carries it (see ``venues/profiles.py``).
+        clock_skew_s: how far the venue's clock may be from ours.
+        read_lag_s: how long a read may lag behind the matching engine. 20 s and more were seen on a major
+            venue, hence the default of 30.
+        lookups: the declared views, in the order in which they are asked.
+        cancel_params: parameters with which an order is canceled by client id; None: only by venue id.
+        definite_ack: whether a create answer states the order's status and filled quantity reliably.
+        attached_stops, stop_orders: whether such parameters are understood (others would be dropped silently).
+    """
+
+    name: str = "unknown"
+    client_order_id: IdRule = IdRule()
+    dedup: Dedup = attrs.field(default=Dedup.NONE, converter=Dedup)
+    expiry: Expiry = attrs.field(default=Expiry.NONE, converter=Expiry)
+    expiry_window_s: float = attrs.field(default=10.0, validator=_seconds)
+    expiry_param: str | None = None
+    clock_skew_s: float = attrs.field(default=1.0, validator=_seconds)
+    read_lag_s: float = attrs.field(default=30.0, validator=_seconds)
+    lookups: tuple[LookUp, ...] = ()
+    cancel_params: Params | None = None
+    definite_ack: bool = False
+    attached_stops: bool = False
+    stop_orders: bool = True
+    notes: str = ""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The declared views, each once, in asking order."""
+        return tuple(dict.fromkeys(lookup.view for lookup in self.lookups))

@@ -1,0 +1,102 @@
+"""Where records, leases and events are kept. :func:`open_store` picks the store by URL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeVar, overload
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from execsafe.errors import InvalidInput
+from execsafe.model.values import shorten
+from execsafe.ports import Clock, Store
+from execsafe.stores._rules import ManagedStore
+
+__all__ = ["ManagedStore", "open_store"]
+
+URL_LENGTH_MAX: Final = 4_096
+_COMING: Final = {
+    "postgresql": "postgres",
+    "postgres": "postgres",
+    "redis": "redis",
+    "rediss": "redis",
+    "valkey": "redis",
+}
+_KNOWN: Final = "memory://, sqlite:///relative.db or sqlite:////absolute/path.db"
+
+_S = TypeVar("_S", bound=Store)
+
+
+@overload
+def open_store(url: str, *, clock: Clock | None = None) -> ManagedStore: ...
+
+
+@overload
+def open_store(url: _S, *, clock: Clock | None = None) -> _S: ...
+
+
+def open_store(url: str | Store, *, clock: Clock | None = None) -> Store:  # noqa: ARG001
+    """Pick the store that *url* names.
+
+    Use it with ``async with open_store(url) as store``, or call its ``open()`` and ``aclose()``. Nothing is
+    touched before it is opened.
+
+    Args:
+        url: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; percent-encode
+            ``?``, ``#`` and ``%`` in a path. SQLite takes the options of
+            :class:`~execsafe.stores.sqlite.SqliteStore` as a query, such as
+            ``?busy_timeout_s=10&commit=inline``. A store is returned as it is.
+        clock: for stores that need the time between commits. The embedded ones take it from each batch.
+
+    Raises:
+        InvalidInput: the URL is malformed, or names a store or an option that does not exist.
+    """
+    if not isinstance(url, str):
+        if hasattr(url, "commit"):
+            return url
+        raise InvalidInput(f"a store is a URL or a Store, was {shorten(type(url).__name__)}")
+    scheme, location, options = _split(url)
+    if scheme == "memory":
+        return _memory(location, options)
+    if scheme == "sqlite":
+        return _sqlite(location, options)
+    if scheme in _COMING:
+        raise InvalidInput(f"{scheme}:// is not available yet; it will come with execsafe[{_COMING[scheme]}]")
+    raise InvalidInput(f"no store for {shorten(scheme)}; use {_KNOWN}")
+
+
+def _split(url: str) -> tuple[str, str, dict[str, str]]:
+    """Scheme, everything between it and the query, and the options."""
+    if len(url) > URL_LENGTH_MAX:
+        raise InvalidInput(f"the store URL is too long: {len(url)} characters, at most {URL_LENGTH_MAX}")
+    if not url.isprintable() or not unquote(url).isprintable():
+        raise InvalidInput("the store URL holds characters that cannot be printed")
+    try:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
+    except ValueError:
+        # Neither the cause nor the text is shown: a URL may carry a password.
+        raise InvalidInput("the store URL cannot be read; options look like ?name=value&name=value") from None
+    if not url.lower().startswith(f"{parts.scheme}://") or not parts.scheme:
+        raise InvalidInput(f"a store URL starts like {_KNOWN}")
+    if parts.fragment or url.endswith("#"):
+        raise InvalidInput("a store URL has no fragment; write %23 for a # in a path")
+    options = dict(pairs)
+    if len(options) != len(pairs):
+        raise InvalidInput("an option of the store URL is given twice")
+    return parts.scheme, parts.netloc + parts.path, options
+
+
+def _memory(location: str, options: Mapping[str, str]) -> Store:
+    if location.strip("/") or options:
+        raise InvalidInput("memory:// takes neither a name nor options: each one is a store of its own")
+    from execsafe.stores.memory import MemoryStore
+
+    return MemoryStore()
+
+
+def _sqlite(location: str, options: Mapping[str, str]) -> Store:
+    if not location.startswith("/"):
+        raise InvalidInput("sqlite has no host: write sqlite:///relative.db or sqlite:////absolute/path.db")
+    from execsafe.stores.sqlite import SqliteStore  # sqlite3 is loaded only where it is used
+
+    return SqliteStore.from_options(unquote(location[1:]), options)

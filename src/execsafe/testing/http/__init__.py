@@ -1,0 +1,9 @@
+"""The simulated venue over HTTP on loopback, in production wire formats, for the real ccxt client.
+
+Needs aiohttp >= 3.12 (ccxt brings it). asyncio only.
+"""
+
+from execsafe.testing.http.server import VenueServer, default_venues
+from execsafe.testing.http.session import loopback_exchange, loopback_session
+
+__all__ = ["VenueServer", "default_venues", "loopback_exchange", "loopback_session"]

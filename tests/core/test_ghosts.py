@@ -1,0 +1,190 @@
+"""Verdicts on orders in doubt: silence is not absence, and an early look proves nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import strategies
+from hypothesis import given
+from hypothesis import strategies as st
+
+from execsafe.core.ghosts import (
+    Doubt,
+    Sighting,
+    Verdict,
+    default_patience_s,
+    doubt_of,
+    judge,
+    next_look_ms,
+)
+from execsafe.model.intent import Attempt, AttemptState
+from execsafe.model.order import ZERO
+from execsafe.model.venue import Expiry, LookUp, VenueProfile, View
+
+PRESENT, ABSENT, UNREADABLE = Sighting.PRESENT, Sighting.ABSENT, Sighting.UNREADABLE
+VIEWS = (View.CLIENT_ID, View.OPEN_ORDERS, View.CLOSED_ORDERS)
+DEADLINE = 100_000
+PROFILE = VenueProfile(
+    expiry=Expiry.ABSOLUTE,
+    expiry_window_s=5,
+    clock_skew_s=1,
+    read_lag_s=30,
+    lookups=tuple(LookUp(view=v, method="m") for v in VIEWS),
+)
+PROOF = DEADLINE + 1_000 + 30_000
+
+
+def attempt(**changes) -> Attempt:
+    base = {"number": 1, "client_order_id": "c", "quantity": ZERO, "state": AttemptState.IN_DOUBT}
+    return Attempt(**{**base, "deadline_ms": DEADLINE, **changes})
+
+
+def doubt(profile: VenueProfile = PROFILE, **changes) -> Doubt:
+    return doubt_of(attempt(**changes), profile, since_ms=90_000, patience_s=60)
+
+
+def all_say(sighting: Sighting) -> dict[View, Sighting]:
+    return dict.fromkeys(VIEWS, sighting)
+
+
+@pytest.mark.guarantee(3)
+def test_g3_absence_is_proven_at_deadline_plus_skew_plus_lag_and_not_a_millisecond_earlier():
+    """The exact bound: one tick below it there is a history with two orders (see the protocol model)."""
+    assert doubt().proof_at_ms == PROOF
+    assert judge(doubt(), VIEWS, all_say(ABSENT), looked_at_ms=PROOF - 1) is Verdict.LOOK_AGAIN
+    assert judge(doubt(), VIEWS, all_say(ABSENT), looked_at_ms=PROOF) is Verdict.ABSENT
+
+
+@pytest.mark.guarantee(3, 18)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("sighting", [UNREADABLE, None], ids=["unreadable", "not looked at"])
+def test_g18_a_view_that_was_not_read_never_counts_as_absence(view, sighting):
+    """FI-40: a failed read is not an empty read, however many others were empty and however late it is."""
+    seen = all_say(ABSENT)
+    if sighting is None:
+        del seen[view]
+    else:
+        seen[view] = sighting
+    assert judge(doubt(), VIEWS, seen, looked_at_ms=PROOF) is Verdict.LOOK_AGAIN
+    assert judge(doubt(), VIEWS, seen, looked_at_ms=10 * PROOF) is Verdict.UNRESOLVED
+
+
+@pytest.mark.guarantee(3)
+def test_g3_a_venue_without_views_never_proves_absence():
+    """Nothing seen in no place is not absence."""
+    for seen in ({}, all_say(ABSENT)):
+        assert judge(doubt(), (), seen, looked_at_ms=PROOF) is Verdict.LOOK_AGAIN
+        assert judge(doubt(), (), seen, looked_at_ms=10 * PROOF) is Verdict.UNRESOLVED
+
+
+NEVER = {
+    "no expiry at this venue": doubt(VenueProfile(expiry=Expiry.NONE)),
+    "no expiry, though a deadline was journalled": doubt(VenueProfile(expiry=Expiry.NONE), deadline_ms=1),
+    "no deadline known": doubt(deadline_ms=None),
+    "the venue said that it exists": doubt(exists=True),
+}
+
+
+@pytest.mark.guarantee(3)
+@pytest.mark.parametrize("name", NEVER)
+def test_g3_without_a_bound_absence_is_never_proven_whatever_the_patience(name):
+    """Two Generals: any finite wait has a counter-example, so it is escalated instead."""
+    one = NEVER[name]
+    assert one.proof_at_ms is None
+    assert judge(one, VIEWS, all_say(ABSENT), looked_at_ms=one.patience_ends_ms - 1) is Verdict.LOOK_AGAIN
+    assert judge(one, VIEWS, all_say(ABSENT), looked_at_ms=one.patience_ends_ms) is Verdict.UNRESOLVED
+    assert judge(one, VIEWS, all_say(ABSENT), looked_at_ms=10**15) is Verdict.UNRESOLVED
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("view", list(View))
+@pytest.mark.parametrize("others", list(Sighting))
+def test_g11_one_sighting_is_enough_wherever_and_whenever(view, others):
+    """FI-35: positive evidence from any view wins over emptier ones, also from one that was not declared."""
+    seen = {**all_say(others), view: PRESENT}
+    for at in (0, PROOF, 10 * PROOF):
+        assert judge(doubt(), VIEWS, seen, looked_at_ms=at) is Verdict.FOUND
+
+
+_ODDITIES = st.dictionaries(st.sampled_from(list(View)), st.sampled_from([*Sighting, None]), max_size=2)
+
+
+@pytest.mark.guarantee(3)
+@given(
+    strategies.profiles,
+    _ODDITIES,
+    st.sampled_from([None, *range(0, 100_000, 9_000)]),
+    st.sampled_from([False, False, True]),
+    st.integers(0, 200_000),
+    st.sampled_from([-1, 0, 1, -60_000, 60_000]),
+    st.sampled_from([0, 10, 100]),
+)
+def test_g3_absent_is_said_only_when_every_rule_holds(profile, oddities, deadline, exists, since, offset, patience):
+    """Over all sightings, venues and instants: the verdict follows the two rules and nothing else."""
+    said = {**dict.fromkeys(profile.views, ABSENT), **oddities}
+    seen = {view: sighting for view, sighting in said.items() if sighting is not None}
+    one = doubt_of(attempt(deadline_ms=deadline, exists=exists), profile, since_ms=since, patience_s=patience)
+    margin = round((profile.clock_skew_s + profile.read_lag_s) * 1000)
+    at = max(0, (deadline or 0) + margin + offset)
+    is_proof = (
+        profile.expiry is not Expiry.NONE
+        and deadline is not None
+        and not exists
+        and at >= deadline + margin
+        and len(profile.views) > 0
+        and all(seen.get(view) is ABSENT for view in profile.views)
+    )
+    verdict = judge(one, profile.views, seen, looked_at_ms=at)
+    if PRESENT in seen.values():
+        assert verdict is Verdict.FOUND
+    elif is_proof:
+        assert verdict is Verdict.ABSENT
+    else:
+        assert verdict is (Verdict.UNRESOLVED if at >= since + patience * 1000 else Verdict.LOOK_AGAIN)
+
+
+@pytest.mark.guarantee(3)
+def test_g3_every_combination_of_sightings_over_the_declared_views():
+    """All 64 of them, at the proof instant: only "absent" in every view proves it."""
+    for states in itertools.product([*Sighting, None], repeat=3):
+        seen = {view: s for view, s in zip(VIEWS, states, strict=True) if s is not None}
+        verdict = judge(doubt(), VIEWS, seen, looked_at_ms=PROOF)
+        expected = Verdict.ABSENT if set(states) == {ABSENT} else Verdict.LOOK_AGAIN
+        assert verdict is (Verdict.FOUND if PRESENT in states else expected)
+
+
+# --- When to look again ------------------------------------------------------------------------------------------------
+
+
+def test_the_next_look_falls_exactly_on_the_instants_at_which_a_verdict_becomes_possible():
+    """A proof is not waited for longer than needed, nor missed by a look a moment too early."""
+    one = Doubt(proof_at_ms=10_000, patience_ends_ms=20_000)
+    at, looks = 8_500, []
+    while at < 21_000:
+        looks.append(at)
+        at = next_look_ms(one, now_ms=at, interval_ms=1_000)
+    assert looks[:4] == [8_500, 9_500, 10_000, 11_000]
+    assert looks[-2:] == [19_000, 20_000]
+
+
+@given(
+    st.none() | st.integers(0, 10_000), st.integers(0, 10_000), st.integers(0, 10_000), st.integers(1, 3_000)
+)
+def test_the_next_look_is_later_within_the_interval_and_never_skips_an_instant(proof, ends, now, interval):
+    one = Doubt(proof_at_ms=proof, patience_ends_ms=ends)
+    at = next_look_ms(one, now_ms=now, interval_ms=interval)
+    assert now < at <= now + interval
+    for instant in (proof, ends):
+        assert instant is None or not now < instant < at
+
+
+@given(strategies.profiles, st.integers(1, 60))
+def test_the_default_patience_outlasts_the_proof(profile, timeout):
+    """A request that timed out, counted from then: its proof comes before patience ends, with looks to spare."""
+    patience_ms = default_patience_s(profile, timeout) * 1000
+    if profile.expiry is not Expiry.NONE:
+        window_ms = profile.expiry_window_s * 1000
+        one = doubt_of(attempt(deadline_ms=round(window_ms)), profile, since_ms=0, patience_s=0)
+        assert one.proof_at_ms is not None
+        assert one.proof_at_ms + 10_000 <= patience_ms

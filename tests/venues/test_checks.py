@@ -1,0 +1,210 @@
+"""What is refused before anything is sent, because the venue or its client would do something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from execsafe.errors import InvalidInput, InvalidOrder, UnsupportedByVenue
+from execsafe.model.intent import Intent
+from execsafe.model.venue import Expiry
+from execsafe.venues.ccxt_adapter import CcxtAdapter
+from execsafe.venues.profiles import PROFILES, UNKNOWN
+from venues.offline import SPOT, SWAP, make
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """ccxt's asynchronous clients need a running asyncio loop."""
+    return "asyncio"
+
+
+def intent(symbol: str = SPOT, **changes: Any) -> Intent:
+    values = {"key": "k", "symbol": symbol, "side": "sell", "quantity": "2", "limit_price": "50000"}
+    return Intent(**{**values, **changes})
+
+
+def adapter(name: str, **profile: Any) -> CcxtAdapter:
+    return CcxtAdapter(make(name), profile=attrs.evolve(PROFILES[name], **profile) if profile else None)
+
+
+REFUSED_PARAMS = [
+    "clientOrderId", "newClientOrderId", "orderLinkId", "clOrdId", "algoClOrdId", "text", "cl_ord_id", "label",
+    "client_order_id", "userref", "quoteOrderQty", "cost", "closePosition", "createMarketBuyOrderRequiresPrice",
+    "tgtCcy", "marketUnit", "sz", "qty", "quantity", "px", "side", "symbol", "type", "portfolioMargin", "test",
+    "maxRetriesOnFailure", "callerMethodName", "recvWindow", "timestamp", "deadline", "valid_until", "stopPrice",
+    "slTriggerPx",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_PARAMS)
+async def test_parameters_that_would_undo_a_guarantee_are_refused_with_the_reason(name: str) -> None:
+    """Ids, quantities, re-routing, retries and deadlines are the library's; the message says why."""
+    with pytest.raises(UnsupportedByVenue, match=f"params\\['{name}'\\] is refused: \\w+"):
+        adapter("binance").check(intent(params={name: 1}))
+
+
+async def test_other_parameters_pass() -> None:
+    """What does not touch a guarantee is the caller's business."""
+    adapter("binance").check(intent(params={"selfTradePrevention": "EXPIRE_MAKER", "icebergAmount": 1}))
+    adapter("okx").check(intent(params={"marginMode": "isolated"}))
+    adapter("bybit").check(intent(SWAP, params={"positionIdx": 1}))
+
+
+async def test_a_spot_margin_order_would_not_be_found_by_the_look_ups() -> None:
+    """binance files it in another account."""
+    with pytest.raises(UnsupportedByVenue, match="look-ups do not see"):
+        adapter("binance").check(intent(params={"marginMode": "cross"}))
+
+
+@pytest.mark.parametrize("name", ["gate", "bitget", "coinbase", "htx"])
+async def test_a_market_buy_by_cost_is_refused_and_a_sell_is_not(name: str) -> None:
+    """There, a spot market buy's quantity would be money to spend."""
+    with pytest.raises(UnsupportedByVenue, match="quote currency"):
+        adapter(name).check(intent(side="buy", type="market", limit_price=None))
+    adapter(name).check(intent(side="sell", type="market", limit_price=None))
+    adapter(name).check(intent(side="buy"))
+
+
+async def test_a_classic_bybit_account_buys_by_cost() -> None:
+    """Known only once the account's mode has been read."""
+    classic = adapter("bybit")
+    market_buy = intent(side="buy", type="market", limit_price=None)
+    classic.check(market_buy)
+    classic.exchange.options["enableUnifiedAccount"] = False
+    with pytest.raises(UnsupportedByVenue, match="classic"):
+        classic.check(market_buy)
+
+
+async def test_hyperliquid_needs_a_price_to_bound_a_market_orders_slippage() -> None:
+    """ccxt computes the limit price from it."""
+    with pytest.raises(UnsupportedByVenue, match="slippage"):
+        adapter("hyperliquid").check(intent(SWAP, type="market", limit_price=None))
+    adapter("hyperliquid").check(intent(SWAP, type="market"))
+
+
+async def test_a_market_order_above_the_venues_market_maximum_is_refused() -> None:
+    """binance states a maximum of its own for market orders."""
+    venue = adapter("binance")
+    venue.exchange.markets[SPOT]["limits"]["market"] = {"min": 0, "max": 1.5}
+    with pytest.raises(InvalidOrder, match=r"maximum of a market order, 1\.5"):
+        venue.check(intent(type="market", limit_price=None))
+    venue.check(intent())
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol"),
+    [
+        ("mexc", SPOT),
+        ("mexc", SWAP),
+        ("htx", SPOT),
+        ("htx", SWAP),
+        ("gate", SPOT),
+        ("bitget", SPOT),
+        ("bitget", SWAP),
+        ("kucoin", SWAP),
+    ],
+)
+@pytest.mark.parametrize("how", ["trigger_price", "triggerPrice", "stopLossPrice", "takeProfitPrice"])
+async def test_a_stop_that_would_go_out_at_once_or_be_lost_is_refused(name: str, symbol: str, how: str) -> None:
+    """A dropped stop parameter leaves a plain order; a stop without our id could not be found again."""
+    stop = {"trigger_price": "40000"} if how == "trigger_price" else {"params": {how: 40000}}
+    with pytest.raises(UnsupportedByVenue):
+        adapter(name, expiry="none").check(intent(symbol, **stop))
+
+
+@pytest.mark.parametrize(("name", "symbol"), [("kraken", SPOT), ("coinbase", SPOT), ("deribit", SWAP)])
+async def test_trigger_price_is_refused_where_only_stop_loss_price_is_understood(name: str, symbol: str) -> None:
+    """As a parameter it would be stray, or trigger the wrong way; as the intent's own field it is translated."""
+    with pytest.raises(UnsupportedByVenue, match="does not understand triggerPrice"):
+        adapter(name).check(intent(symbol, params={"triggerPrice": 40000}))
+    adapter(name).check(intent(symbol, trigger_price="40000"))
+
+
+async def test_two_stops_in_one_order_and_trailing_without_id_are_refused() -> None:
+    """ccxt sends both to an endpoint that takes no client order id."""
+    with pytest.raises(UnsupportedByVenue, match="two stop prices"):
+        adapter("bybit").check(intent(SWAP, params={"stopLossPrice": 1, "takeProfitPrice": 2}))
+    with pytest.raises(UnsupportedByVenue, match="trailing"):
+        adapter("bybit").check(intent(SWAP, params={"trailingAmount": 10}))
+    adapter("binance").check(intent(SWAP, params={"trailingPercent": 1}))
+
+
+@pytest.mark.parametrize("param", ["stopLoss", "takeProfit"])
+async def test_an_attached_stop_is_refused_where_it_would_be_dropped(param: str) -> None:
+    """binance sends it as garbage, and attaches nothing."""
+    attached = {param: {"triggerPrice": 40000}}
+    with pytest.raises(UnsupportedByVenue, match="attached"):
+        adapter("binance").check(intent(SWAP, params=attached))
+    adapter("bybit").check(intent(SWAP, params=attached))
+
+
+@pytest.mark.parametrize("kind", ["STOP_MARKET", "trigger", "oco", "iceberg", "twap", "conditional", "move_order_stop"])
+async def test_raw_order_types_that_live_in_a_namespace_of_their_own_are_refused(kind: str) -> None:
+    """The look-ups of a plain order would not see them."""
+    with pytest.raises(UnsupportedByVenue, match="look-ups do not see"):
+        adapter("okx").check(intent(type=kind))
+    adapter("okx").check(intent(type="post_only"))
+
+
+async def test_mexc_swaps_need_the_callers_word_that_absence_is_unprovable() -> None:
+    """Their requests carry no window, although spot's do."""
+    with pytest.raises(UnsupportedByVenue, match="expiry='none'"):
+        adapter("mexc").check(intent(SWAP))
+    adapter("mexc", expiry="none").check(intent(SWAP))
+    adapter("mexc").check(intent(SPOT))
+
+
+async def test_expiry_is_weaker_where_the_venue_does_not_enforce_it() -> None:
+    """okx honours the deadline for orders and not for stop orders, mexc for spot only."""
+    okx = adapter("okx")
+    assert okx.expiry(intent()) is Expiry.ABSOLUTE
+    assert okx.expiry(intent(trigger_price="40000")) is Expiry.NONE
+    assert okx.expiry(intent(params={"stopLossPrice": 1})) is Expiry.NONE
+    assert adapter("mexc").expiry(intent(SPOT)) is Expiry.RELATIVE
+    assert adapter("mexc").expiry(intent(SWAP)) is Expiry.NONE
+    assert adapter("binance").expiry(intent(SWAP, trigger_price="1")) is Expiry.ABSOLUTE
+
+
+async def test_at_an_unknown_venue_ccxts_statement_of_features_decides() -> None:
+    """A stop parameter that ccxt does not call supported would be dropped."""
+    exchange = make("binance")
+    exchange.id = "newvenue"
+    unknown = CcxtAdapter(exchange)
+    assert unknown.profile.expiry is UNKNOWN.expiry
+    stop = intent(params={"stopLossPrice": 40000})
+    exchange.feature_value = lambda symbol, method, name: None
+    with pytest.raises(UnsupportedByVenue, match="plain order at once"):
+        unknown.check(stop)
+    exchange.feature_value = lambda symbol, method, name: True
+    unknown.check(stop)
+
+
+async def test_verbose_mode_is_refused_at_construction_and_later() -> None:
+    """It prints signed requests; a subclass that redacts its output may allow it."""
+    exchange = make("binance")
+    later = CcxtAdapter(exchange)
+    exchange.verbose = True
+    with pytest.raises(UnsupportedByVenue, match="verbose"):
+        CcxtAdapter(exchange)
+    with pytest.raises(UnsupportedByVenue, match="verbose"):
+        later.check(intent())
+
+    class Loud(CcxtAdapter):
+        allow_verbose = True
+
+    Loud(exchange).check(intent())
+
+
+def test_a_synchronous_exchange_is_refused() -> None:
+    """Its calls would block the loop, and no time-out would reach them."""
+    import ccxt
+
+    with pytest.raises(InvalidInput, match="async_support"):
+        CcxtAdapter(ccxt.binance())  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="no create_order"):
+        CcxtAdapter(object())  # type: ignore[arg-type]
