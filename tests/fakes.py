@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import attrs
+from anyio.lowlevel import checkpoint
 
 from execsafe.core.ids import client_order_id
 from execsafe.errors import StoreUnavailable
@@ -32,12 +33,17 @@ PROFILE = VenueProfile(
     expiry_window_s=5.0,
     clock_skew_s=0.5,
     read_lag_s=2.0,
-    lookups=(
-        LookUp(view=View.CLIENT_ID, method="fetch_order"),
-        LookUp(view=View.OPEN_ORDERS, method="fetch_open_orders", scan=True),
-    ),
+    lookups=(LookUp(view=View.CLIENT_ID, method="fetch_order"),),
     definite_ack=True,
 )
+LISTS = attrs.evolve(
+    PROFILE,
+    lookups=(
+        LookUp(view=View.OPEN_ORDERS, method="fetch_open_orders", scan=True),
+        LookUp(view=View.CLOSED_ORDERS, method="fetch_closed_orders", scan=True),
+    ),
+)
+"""A venue that can only be searched list by list."""
 
 
 class Refused(Exception):
@@ -181,10 +187,15 @@ class FakeVenue:
             return any(o.status is OrderStatus.OPEN for o in mine)
         return bool(mine) and self.profile.dedup is not Dedup.NONE
 
-    def visible(self, cid: str | None) -> list[FakeOrder]:
+    def held(self, cid: str | None) -> list[FakeOrder]:
+        """What the matching engine has."""
         self.settle()
+        return [o for o in self.orders if o.request.client_order_id == cid]
+
+    def visible(self, cid: str | None) -> list[FakeOrder]:
+        """What a read shows: new orders only after the lag."""
         shown_ms = self.clock.now_ms() - self.lag_ms
-        return [o for o in self.orders if o.request.client_order_id == cid and o.accepted_at_ms <= shown_ms]
+        return [o for o in self.held(cid) if o.accepted_at_ms <= shown_ms]
 
     @property
     def may_own(self) -> Decimal:
@@ -212,7 +223,7 @@ class FakeAdapter(ExchangeAdapter):
         self.canceled: list[OrderRef] = []
 
     async def prepare(self, symbol: str) -> Instrument:
-        await anyio.sleep(0)
+        await checkpoint()
         return attrs.evolve(self.instrument, symbol=symbol)
 
     def check(self, intent: Intent) -> None:
@@ -220,9 +231,7 @@ class FakeAdapter(ExchangeAdapter):
 
     def client_order_id(self, intent: Intent, generation: int) -> str:
         rule = self.profile.client_order_id
-        return client_order_id(
-            account=intent.account, key=intent.key, leg=intent.leg, generation=generation, rule=rule
-        )
+        return client_order_id(account=intent.account, key=intent.key, leg=intent.leg, generation=generation, rule=rule)
 
     async def create_order(self, request: OrderRequest) -> OrderReport:
         fate = self.creates.popleft() if self.creates else OK
@@ -243,8 +252,8 @@ class FakeAdapter(ExchangeAdapter):
 
     async def cancel_order(self, order: OrderRef) -> None:
         self.canceled.append(order)
-        await anyio.sleep(0)
-        shown = self.venue.visible(order.client_order_id)
+        await checkpoint()
+        shown = self.venue.held(order.client_order_id)
         what = self.cancels.popleft() if self.cancels else "works"
         if isinstance(what, Exception):
             raise what
@@ -258,7 +267,7 @@ class FakeAdapter(ExchangeAdapter):
     async def look_up(self, lookup: LookUp, order: OrderRef) -> OrderReport | None:
         self.looks.append(self.venue.clock.now_ms())
         self.on_look()
-        await anyio.sleep(0)
+        await checkpoint()
         what = self.reads.popleft() if self.reads else "works"
         if what == "hangs":
             await anyio.sleep_forever()
@@ -317,5 +326,5 @@ class ScriptedStore(MemoryStore):
     async def find(self, collection: str, key: str) -> Any:
         if self.is_down:
             raise StoreUnavailable("the store is down")
-        await anyio.sleep(0)
+        await checkpoint()
         return await super().find(collection, key)

@@ -39,9 +39,7 @@ CORE_MAY_IMPORT = frozenset({
     "attr", "attrs", "typing_extensions",
     "execsafe.core", "execsafe.errors", "execsafe.model",
 })  # fmt: skip
-CORE_MAY_NOT_CALL = frozenset(
-    {"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"}
-)
+CORE_MAY_NOT_CALL = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})
 CLOCK_READS = frozenset({"now", "today", "utcnow"})  # datetime is there for formatting only
 
 
@@ -205,9 +203,7 @@ def oversized(sources: Mapping[str, str]) -> list[str]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > FUNCTION_LINES_MAX:
-                    found.append(
-                        f"{name}:{node.lineno}: {node.name} has {length} lines, {FUNCTION_LINES_MAX} at most"
-                    )
+                    found.append(f"{name}:{node.lineno}: {node.name} has {length} lines, {FUNCTION_LINES_MAX} at most")
     return found
 
 
@@ -259,9 +255,7 @@ def planted(modules: Mapping[str, str]) -> dict[str, ast.Module]:
         pytest.param("core.ghost", "from execsafe.stores import Store", id="from import"),
         pytest.param("core.ghost", "from execsafe import gateway", id="submodule by way of the package"),
         pytest.param("core.ghost", "from .. import gateway", id="relative import"),
-        pytest.param(
-            "core.__init__", "from ..gateway import OrderGateway", id="relative import in a package"
-        ),
+        pytest.param("core.__init__", "from ..gateway import OrderGateway", id="relative import in a package"),
         pytest.param("ports", "def f():\n    import execsafe.testing", id="inside a function"),
         pytest.param("ports", "if TYPE_CHECKING:\n    import execsafe.gateway", id="for typing only"),
         pytest.param("venues.ccxt", "import execsafe.testing.venue", id="from an adapter to shipped tests"),

@@ -6,9 +6,9 @@ import logging
 from decimal import Decimal
 
 import anyio
+import anyio.lowlevel
 import attrs
 import pytest
-from fakes import ScriptedStore
 
 from execsafe.core import transitions
 from execsafe.core.exposure import worst_case
@@ -25,8 +25,10 @@ from execsafe.model.event import EventType
 from execsafe.model.intent import ErrorFacts, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport, OrderStatus
 from execsafe.ports import LeaseRequest
+from execsafe.stores.memory import MemoryStore
 from execsafe.testing.clock import ManualClock
 from execsafe.testing.loop import virtual_backends
+from fakes import ScriptedStore
 
 pytestmark = pytest.mark.anyio
 DAY_S = 86_400
@@ -90,7 +92,7 @@ async def told(store: ScriptedStore) -> list[EventType]:
     return [stored.event.type for stored in await store.read_events(0)]
 
 
-# --- Writing ahead -------------------------------------------------------------------------------------------------
+# --- Writing ahead ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee(2)
@@ -128,9 +130,7 @@ async def test_account_and_leg_are_part_of_the_identity(registry):
     one, other, third = intent(), intent(account="b"), intent(leg="hedge")
     first, _ = await created(registry, one)
     for of in (other, third):
-        await registry.create(
-            attrs.evolve(sending(of, registry.clock), attempts=()), acquire=request(of)
-        )
+        await registry.create(attrs.evolve(sending(of, registry.clock), attempts=()), acquire=request(of))
     assert (await registry.find("k")).intent == one
     assert (await registry.find("k", account="b")).intent == other
     assert (await registry.find("k", leg="hedge")).intent == third
@@ -160,7 +160,7 @@ def test_an_alias_names_one_order_whatever_separators_its_parts_hold():
     assert len({order_alias(*p) for p in parts}) == len(parts)
 
 
-# --- Version conflicts -----------------------------------------------------------------------------------------------
+# --- Version conflicts --------------------------------------------------------------------------------------
 
 
 def between(store: ScriptedStore, action) -> None:
@@ -203,7 +203,7 @@ async def test_any_number_of_writers_lose_nothing(registry, store, clock):
     """Ten registries credit ten different fills of one order at once, each commit suspended in the middle."""
     record, _ = await created(registry, intent(quantity=10))
     await registry.advance(record, seen(report(intent())))
-    store.hook = lambda _batch: anyio.sleep(0)
+    store.hook = lambda _batch: anyio.lowlevel.checkpoint()
     stale = await registry.find("k")
 
     async def credit(n: int) -> None:
@@ -252,7 +252,7 @@ async def test_a_change_that_alters_nothing_writes_nothing(registry, store):
     assert len(store.commits) == 1
 
 
-# --- Leases --------------------------------------------------------------------------------------------------------
+# --- Leases -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee(7)
@@ -318,7 +318,7 @@ async def test_giving_back_a_lease_that_passed_on_takes_nothing_away(registry, c
     await registry.take_lease(intent(), request(intent()))
 
 
-# --- Evidence ------------------------------------------------------------------------------------------------------
+# --- Evidence -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee(11)
@@ -366,7 +366,7 @@ async def test_what_is_not_ours_is_not_taken_in(registry, store, foreign):
     assert len(store.commits) == 2
 
 
-# --- Events --------------------------------------------------------------------------------------------------------
+# --- Events -------------------------------------------------------------------------------------------------
 
 
 async def test_events_are_durable_before_listeners_hear_of_them_and_in_the_same_order(store, clock):
@@ -418,7 +418,7 @@ async def test_a_note_is_told_but_not_stored(store, clock):
     assert await told(store) == []
 
 
-# --- Failing and slow stores -----------------------------------------------------------------------------------------
+# --- Failing and slow stores --------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee(12)
@@ -440,7 +440,7 @@ async def test_g13_a_write_that_was_begun_is_finished_whoever_cancels_the_caller
     assert (await registry.find("k")).version == 1
 
 
-# --- Bounded ---------------------------------------------------------------------------------------------------------
+# --- Bounded ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee(14)
@@ -495,3 +495,23 @@ async def test_a_foreign_record_in_the_collection_is_not_taken_for_an_intent(reg
     await store.commit(Batch(now_ms=0, puts=(put,)))
     with pytest.raises(StoreCorrupt):
         await registry.find("k")
+
+
+async def test_g4_an_order_id_that_the_venue_gives_out_again_does_not_keep_the_outcome_from_being_written():
+    """A reset test network counts its order ids from 1 again; the journal of before is still there."""
+    async with MemoryStore() as store:
+        registry = IntentRegistry(store)
+        for key in ("before", "after"):
+            intent = Intent(key=key, symbol="BTC/USDT", side="buy", quantity=1, limit_price=100)
+            record = transitions.new_record(intent, quantity=intent.quantity, limit_price=intent.limit_price, now_ms=1)
+            sending = transitions.begin(record, client_order_id=f"c-{key}", deadline_ms=None, now_ms=1)
+            request = LeaseRequest(name=lease_name(intent), holder="h", ttl_ms=1_000)
+            stored, _ = await registry.create(sending, acquire=request)
+            told = OrderReport(
+                symbol="BTC/USDT", status=OrderStatus.OPEN, client_order_id=f"c-{key}", venue_order_id="1"
+            )
+            await registry.advance(stored, lambda r, told=told: transitions.observed(r, told, now_ms=2))
+
+        written = await registry.find("after")
+        assert written is not None
+        assert written.state is IntentState.LIVE

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from execsafe.errors import InvalidInput, OrderRejected
+from execsafe.errors import ExecsafeError, InvalidInput, OrderRejected
 from execsafe.gateway import Rejected
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.order import OrderReport
@@ -82,6 +82,13 @@ def to_mapping(params: object) -> Mapping[str, Any]:
     if not isinstance(params, Mapping):
         raise InvalidInput(f"params must be a mapping, was {shorten(type(params).__name__)}")
     return params
+
+
+def to_sequence(values: Sequence[Any], name: str) -> Sequence[Any]:
+    """*values*, if they are a list or tuple."""
+    if not isinstance(values, (list, tuple)):
+        raise InvalidInput(f"{name} must be a list or tuple, was {shorten(type(values).__name__)}")
+    return values
 
 
 def trigger_price(params: dict[str, Any]) -> Any:
@@ -171,8 +178,7 @@ def recorded_error(outcome: Rejected, exchange: Any, redact: Callable[[str], str
     """The venue client's own exception for a definite reject, as raised first or rebuilt from the record."""
     if outcome.cause is not None:
         redact_chain(outcome.cause, redact)
-        # The client's frames hold headers and signatures as local variables.
-        return outcome.cause.with_traceback(None)
+        return outcome.cause
     error = outcome.error
     kind = _client_error(exchange, error.kind)
     if kind is not None:
@@ -191,21 +197,53 @@ def _client_error(exchange: Any, name: str) -> type[Exception] | None:
 
 
 def redact_chain(error: BaseException, redact: Callable[[str], str]) -> None:
-    """Redact the texts of an exception and of everything that it drags along: clients put signed URLs there."""
+    """Redact an exception and everything that it drags along: clients put signed URLs into texts and frames.
+
+    The frames of a client's exceptions hold headers and signatures as local variables, which error trackers collect:
+    they are dropped, and so are causes from the network layer, which hold whole requests.
+    """
     todo: list[BaseException | None] = [error]
     seen: set[int] = set()
-    while todo and len(seen) < _CHAIN_MAX:
+    while todo:
         current = todo.pop()
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        current.args = tuple(redact(a) if isinstance(a, str) else a for a in current.args)
+        if not isinstance(current, ExecsafeError):
+            current.__traceback__ = None
+        if isinstance(current, Exception):  # what cancels a task is compared by its text
+            _redact_texts(current, redact)
         if isinstance(current, BaseExceptionGroup):
             todo.extend(current.exceptions)
-        # Causes from the network layer hold request objects (headers, URL): keep their kind, drop the objects.
-        current.__cause__ = None if _is_foreign(current.__cause__) else current.__cause__
-        current.__context__ = None if _is_foreign(current.__context__) else current.__context__
+        ends = len(seen) >= _CHAIN_MAX
+        # Setting a cause also hides the context, which is not ours to decide.
+        hides_context = current.__suppress_context__
+        current.__cause__ = None if ends or _is_foreign(current.__cause__) else current.__cause__
+        current.__context__ = None if ends or _is_foreign(current.__context__) else current.__context__
+        current.__suppress_context__ = hides_context
         todo.extend((current.__cause__, current.__context__))
+
+
+def _redact_texts(error: Exception, redact: Callable[[str], str]) -> None:
+    error.args = tuple(_redacted(value, redact) for value in error.args)
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        error.__notes__ = [redact(str(note)) for note in notes]
+    if isinstance(error, OSError):  # it prints these, and not its arguments
+        error.strerror, error.filename = _redacted(error.strerror, redact), _redacted(error.filename, redact)
+    for name, value in vars(error).items():
+        if isinstance(value, str):  # the document of a JSON error, a URL
+            vars(error)[name] = redact(value)
+    if isinstance(error, ExecsafeError):
+        error.context = {name: _redacted(value, redact) for name, value in error.context.items()}
+
+
+def _redacted(value: object, redact: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return redact(value)
+    return (
+        value if value is None or isinstance(value, (bool, int, float, Decimal, BaseException)) else redact(repr(value))
+    )
 
 
 def _is_foreign(error: BaseException | None) -> bool:

@@ -8,11 +8,19 @@ import anyio
 import attrs
 
 from execsafe.clock import SystemClock
-from execsafe.core.ghosts import Doubt, Sighting, Verdict, doubt_of, judge, next_look_ms
-from execsafe.errors import InvalidInput
+from execsafe.core.ghosts import (
+    Doubt,
+    Sighting,
+    Verdict,
+    doubt_of,
+    is_absent_everywhere,
+    judge,
+    next_look_ms,
+)
 from execsafe.model.intent import Attempt, Intent
 from execsafe.model.order import OrderReport
 from execsafe.model.outcome import Meaning, Operation
+from execsafe.model.values import check_seconds
 from execsafe.model.venue import LookUp, View
 from execsafe.ports import Clock, ExchangeAdapter, OrderRef
 
@@ -36,12 +44,9 @@ class LookPolicy:
 
     def __attrs_post_init__(self) -> None:
         """Refuse values that would hammer the venue or never end."""
-        longest = (self.interval_s, self.timeout_s, self.spacing_s)
-        # NaN is neither below nor above anything, so the bounds are asked for and not their opposite.
-        if not (self.interval_s > 0 and self.timeout_s > 0 and self.spacing_s >= 0 and max(longest) <= _POLICY_MAX_S):
-            raise InvalidInput(
-                f"interval_s and timeout_s must be above 0, spacing_s at least 0, all at most {_POLICY_MAX_S} s"
-            )
+        check_seconds(self.interval_s, "interval_s", most=_POLICY_MAX_S)
+        check_seconds(self.timeout_s, "timeout_s", most=_POLICY_MAX_S)
+        check_seconds(self.spacing_s, "spacing_s", least=0, most=_POLICY_MAX_S)
 
 
 @attrs.frozen(kw_only=True)
@@ -110,16 +115,21 @@ class GhostOrderResolver:
         """
         ref = order_ref(intent, attempt)
         doubt = doubt_of(attempt, self._adapter.profile, since_ms=since_ms, patience_s=patience_s)
+        views = self._adapter.profile.views
+        absent_since_ms: int | None = None
         looks = 0
         while True:
             if before_look is not None:
                 await before_look()
             look = await self.look(ref)
             looks += 1
-            verdict = judge(doubt, self._adapter.profile.views, look.seen, looked_at_ms=look.began_at_ms)
+            began_ms = look.began_at_ms
+            verdict = judge(doubt, views, look.seen, looked_at_ms=began_ms, absent_since_ms=absent_since_ms)
             if verdict is not Verdict.LOOK_AGAIN:
                 return Resolution(verdict=verdict, look=look, looks=looks)
-            await self._pause(doubt)
+            if absent_since_ms is None and is_absent_everywhere(doubt, views, look.seen, looked_at_ms=began_ms):
+                absent_since_ms = self._clock.now_ms()
+            await self._pause(doubt, absent_since_ms)
 
     async def look(self, ref: OrderRef) -> Look:
         """Read the declared views in order until one has the order."""
@@ -152,7 +162,7 @@ class GhostOrderResolver:
         if turn_ms > now_ms:
             await anyio.sleep((turn_ms - now_ms) / 1000)
 
-    async def _pause(self, doubt: Doubt) -> None:
-        now_ms = self._clock.now_ms()
-        at_ms = next_look_ms(doubt, now_ms=now_ms, interval_ms=max(1, round(self.policy.interval_s * 1000)))
+    async def _pause(self, doubt: Doubt, absent_since_ms: int | None) -> None:
+        now_ms, interval_ms = self._clock.now_ms(), max(1, round(self.policy.interval_s * 1000))
+        at_ms = next_look_ms(doubt, now_ms=now_ms, interval_ms=interval_ms, absent_since_ms=absent_since_ms)
         await anyio.sleep((at_ms - now_ms) / 1000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -18,6 +17,7 @@ from execsafe.errors import IntentConflict, InvalidInput, StoreCorrupt, StoreUna
 from execsafe.model.event import Event, EventType
 from execsafe.model.intent import Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport
+from execsafe.model.values import check_seconds
 from execsafe.ports import Batch, Clock, Lease, LeaseRequest, Listener, Put, Store, Stored
 
 _log = logging.getLogger("execsafe.intents")
@@ -73,8 +73,8 @@ class IntentRegistry:
         store_timeout_s: float = 10.0,
         retention_s: float = 7 * 86_400.0,
     ) -> None:
-        if not (0 < retention_s < math.inf and 0 < store_timeout_s < math.inf):  # NaN is neither
-            raise InvalidInput("retention_s and store_timeout_s must be greater than 0 and finite")
+        check_seconds(retention_s, "retention_s")
+        check_seconds(store_timeout_s, "store_timeout_s")
         self.store = store
         self.clock = clock if clock is not None else SystemClock()
         self._listeners = tuple(listeners)
@@ -240,7 +240,16 @@ class IntentRegistry:
             aliases=_new_aliases(before, stored),
         )
         batch = Batch(now_ms=now_ms, puts=(put,), events=events, fence=fence, acquire=acquire, release=release)
-        lease = await self._write(batch)
+        try:
+            lease = await self._write(batch)
+        except InvalidInput as error:
+            # A venue may give out an order id again (a reset test network does). What became of the order must be
+            # written all the same: the record is then found by its key and its client order ids only.
+            taken = error.context.get("alias")
+            if taken not in put.aliases:
+                raise
+            put = attrs.evolve(put, aliases=tuple(alias for alias in put.aliases if alias != taken))
+            lease = await self._write(attrs.evolve(batch, puts=(put,)))
         self.tell(events)
         return stored, lease
 

@@ -7,8 +7,8 @@ import inspect
 import secrets
 import sys
 import types
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -26,6 +26,7 @@ from execsafe._ccxt_shape import (
     redact_chain,
     snake_case,
     to_mapping,
+    to_sequence,
     trigger_price,
 )
 from execsafe.errors import (
@@ -49,13 +50,14 @@ from execsafe.ghosts import LookPolicy
 from execsafe.intents import IntentRegistry
 from execsafe.model.intent import Intent, IntentRecord
 from execsafe.model.outcome import Meaning, Operation
-from execsafe.model.values import shorten, to_text
+from execsafe.model.values import check_seconds, shorten, to_text
 from execsafe.model.venue import VenueProfile
 from execsafe.ports import Clock, Listener, Store
 from execsafe.stores import open_store
 from execsafe.venues._wire import sending
 from execsafe.venues.ccxt_adapter import CcxtAdapter
 
+_T = TypeVar("_T")
 _PREPARE_TIMEOUTS: Final = 3
 _ACCOUNT_LENGTH_MAX: Final = 64
 _NO_KEY: Final[Any] = object()  # a key that is None is a defect of the caller, and no wish for a new intent
@@ -71,7 +73,7 @@ def wrap(
     look_interval_s: float = 1.0,
     patience_s: float | None = None,
     clock: Clock | None = None,
-    listeners: tuple[Listener, ...] = (),
+    listeners: Sequence[Listener] = (),
 ) -> GuardedExchange:
     """Guard an exchange object of ccxt's async shape; the calls stay as they are.
 
@@ -92,8 +94,9 @@ def wrap(
         UnsupportedByVenue: the exchange is configured in a way that defeats the guarantees.
     """
     to_text(account, "account", _ACCOUNT_LENGTH_MAX)
-    if profile is not None and not isinstance(profile, VenueProfile):
-        raise InvalidInput("profile must be a VenueProfile: attrs.evolve(execsafe.profile_for(...), ...)")
+    check_seconds(look_interval_s, "look_interval_s")
+    if not all(callable(listener) for listener in to_sequence(listeners, "listeners")):
+        raise InvalidInput("listeners must be functions of one event")
     return GuardedExchange(
         CcxtAdapter(exchange, profile=profile, clock=clock),
         exchange,
@@ -106,7 +109,7 @@ def wrap(
             timeout_s=request_timeout_s,
         ),
         clock=clock,
-        listeners=listeners,
+        listeners=tuple(listeners),
     )
 
 
@@ -129,7 +132,7 @@ class GuardedExchange:
         policy: GatewayPolicy,
         looks: LookPolicy,
         clock: Clock | None,
-        listeners: tuple[Listener, ...] = (),
+        listeners: Sequence[Listener] = (),
     ) -> None:
         own = self.__dict__
         own["exchange"] = exchange
@@ -219,7 +222,8 @@ class GuardedExchange:
         await self._check_listed(symbol)
         record = await self._guarded(lambda: self._mine(id, symbol, params))
         if record is None:
-            return await self._foreign("edit_order", id, symbol, type, side, amount, price, dict(params or {}))
+            order = (id, symbol, type, side, amount, price, dict(params or {}))
+            return await self._redacted(lambda: self._foreign("edit_order", *order))
         self._check_same(record, type, side)
         intent = record.intent
         outcome = await self._guarded(
@@ -246,14 +250,14 @@ class GuardedExchange:
         except StoreError:
             record = None
         if record is None:
-            return await self._foreign("cancel_order", id, symbol, dict(params or {}))
+            return await self._redacted(lambda: self._foreign("cancel_order", id, symbol, dict(params or {})))
         intent = record.intent
         try:
             outcome = await self._guarded(
                 lambda: self.gateway.cancel(intent.key, account=intent.account, leg=intent.leg)
             )
         except StoreError:
-            return await self._foreign("cancel_order", id, symbol, dict(params or {}))
+            return await self._redacted(lambda: self._foreign("cancel_order", id, symbol, dict(params or {})))
         return self._answer(outcome)
 
     # --- pass-through ----------------------------------------------------------------------------
@@ -360,7 +364,7 @@ class GuardedExchange:
             return
         with anyio.move_on_after(self.gateway.policy.request_timeout_s * _PREPARE_TIMEOUTS):
             try:
-                await self.adapter.prepare(symbol)
+                await self._redacted(lambda: self.adapter.prepare(symbol))
             except ExecsafeError:
                 raise
             except Exception:  # noqa: BLE001 - whatever a client raises: the request itself will tell
@@ -378,30 +382,27 @@ class GuardedExchange:
 
     async def _foreign(self, name: str, *args: Any) -> dict[str, Any]:
         """An order that is not in the journal: ask the venue, and do not pretend to know more than it said."""
-        result: Any = None
-        with anyio.move_on_after(self.gateway.policy.request_timeout_s) as scope:
+        why = "no answer in time"
+        with anyio.move_on_after(self.gateway.policy.request_timeout_s):
             try:
                 with sending():  # once, whatever the client was told about retries: an edit may place a new order
                     result = await getattr(self.exchange, name)(*args)
+                return dict(result) if isinstance(result, Mapping) else {"info": result}
             except Exception as error:
                 judged = self.adapter.judge(error, Operation.CANCEL)
-                redact_chain(error, self.adapter.redact)
                 if judged.meaning is not Meaning.UNKNOWN:
-                    raise error from None
-                facts = judged.facts
-                raise OutcomeUnknown(f"{name} of {shorten(args[0])}: {facts.kind}; read the order back") from None
-        if scope.cancelled_caught:
-            raise OutcomeUnknown(f"{name} of {shorten(args[0])} got no answer in time; read the order back")
-        return dict(result) if isinstance(result, Mapping) else {"info": result}
+                    raise
+                why = judged.facts.kind
+        raise OutcomeUnknown(f"{name} of {shorten(args[0])}: {why}; read the order back")
 
-    async def _guarded(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _guarded(self, call: Callable[[], Awaitable[_T]]) -> _T:
         await self.store.open()
         return await self._redacted(call)
 
-    async def _redacted(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _redacted(self, call: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await call()
-        except Exception as error:
+        except BaseException as error:  # cancellation too: its frames are the client's
             redact_chain(error, self.adapter.redact)
             raise
 

@@ -39,7 +39,7 @@ def patch(target: object, name: str, new: object) -> Patch:
 # --- Proof ----------------------------------------------------------------------------------------
 
 
-def judge_at_once(doubt, views, seen, *, looked_at_ms):  # type: ignore[no-untyped-def]
+def judge_at_once(doubt, views, seen, **_when):  # type: ignore[no-untyped-def]
     """Not found is absent, whenever it was looked."""
     if Sighting.PRESENT in seen.values():
         return Verdict.FOUND
@@ -50,16 +50,16 @@ def judge_at_once(doubt, views, seen, *, looked_at_ms):  # type: ignore[no-untyp
 real_judge = ghosts.judge
 
 
-def judge_by_one_view(doubt, views, seen, *, looked_at_ms):  # type: ignore[no-untyped-def]
+def judge_by_one_view(doubt, views, seen, **when):  # type: ignore[no-untyped-def]
     """One view that does not have it is enough."""
     if Sighting.ABSENT in seen.values() and Sighting.PRESENT not in seen.values():
         seen = dict.fromkeys(views, Sighting.ABSENT)
-    return real_judge(doubt, views, seen, looked_at_ms=looked_at_ms)
+    return real_judge(doubt, views, seen, **when)
 
 
-def judge_by_patience(doubt, views, seen, *, looked_at_ms):  # type: ignore[no-untyped-def]
+def judge_by_patience(doubt, views, seen, **when):  # type: ignore[no-untyped-def]
     """When patience is over the order is called absent."""
-    verdict = real_judge(doubt, views, seen, looked_at_ms=looked_at_ms)
+    verdict = real_judge(doubt, views, seen, **when)
     return Verdict.ABSENT if verdict is Verdict.UNRESOLVED else verdict
 
 
@@ -70,6 +70,12 @@ def doubt_without_margin(attempt, profile, *, since_ms, patience_s):  # type: ig
     """Neither the clock's skew nor the views' lag is waited for."""
     doubt = real_doubt_of(attempt, profile, since_ms=since_ms, patience_s=patience_s)
     return attrs.evolve(doubt, proof_at_ms=doubt.proof_at_ms and attempt.deadline_ms)
+
+
+def doubt_without_second_look(attempt, profile, *, since_ms, patience_s):  # type: ignore[no-untyped-def]
+    """One look at lists that lag is enough, although an order may have moved from one to the other."""
+    doubt = real_doubt_of(attempt, profile, since_ms=since_ms, patience_s=patience_s)
+    return attrs.evolve(doubt, confirm_after_ms=0)
 
 
 real_look = GhostOrderResolver.look
@@ -260,6 +266,9 @@ BUGS: dict[str, tuple[Variant, set[str]]] = {
     ),
     "skew and read lag not waited for": (
         Variant(name="no margin", patch=patch(ghosts, "doubt_of", doubt_without_margin)), {"G3"},
+    ),
+    "one look at lists between which an order moves": (
+        Variant(name="one look", patch=patch(ghosts, "doubt_of", doubt_without_second_look)), {"G3"},
     ),
     "a look dated at its end": (
         Variant(name="look end", patch=patch(GhostOrderResolver, "look", look_dated_at_its_end)), {"G3"},

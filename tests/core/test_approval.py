@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import attrs
 import pytest
-import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
+import strategies
 from execsafe.core.approval import approve, check_fresh
 from execsafe.errors import InvalidOrder, TradingDenied
 from execsafe.model.instrument import Instrument

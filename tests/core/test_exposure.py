@@ -6,10 +6,10 @@ import decimal
 from decimal import Decimal
 
 import pytest
-import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
+import strategies
 from execsafe.core.exposure import excess, room, worst_case
 from execsafe.model.intent import Attempt, AttemptState, Intent, IntentRecord
 

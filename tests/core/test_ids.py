@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
+import strategies
 from execsafe.core.ids import MARKER, client_order_id
 from execsafe.model.venue import IdEncoding, IdRule
 

@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import attrs
 import pytest
-import strategies
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+import strategies
 from execsafe import errors
 from execsafe.model.intent import Attempt, AttemptState, Change, Intent, IntentRecord, IntentState
 from execsafe.model.order import Side
@@ -105,7 +105,7 @@ def test_an_equal_intent_from_reordered_params_is_equal(key):
     assert intent(key=key, params={"a": 1, "b": 2}) == intent(key=key, params={"b": 2, "a": 1})
 
 
-# --- Records -------------------------------------------------------------------------------------------------
+# --- Records ------------------------------------------------------------------------------------------------
 
 
 def attempt(number: int, quantity: str, filled: str, price: str | None = None) -> Attempt:
@@ -152,7 +152,7 @@ def test_states_say_whether_they_count_as_open():
     assert not Change(asked_at_ms=0, quantity=Decimal(1)).is_cancel
 
 
-# --- Errors --------------------------------------------------------------------------------------------------
+# --- Errors -------------------------------------------------------------------------------------------------
 
 ERRORS = sorted(
     (e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.ExecsafeError)),

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import attrs
 import pytest
-import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
+import strategies
 from execsafe.core import transitions
 from execsafe.core.exposure import excess
 from execsafe.core.narration import narrate

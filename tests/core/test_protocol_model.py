@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import attrs
@@ -92,31 +92,31 @@ def profile(dedup: Dedup, expiry: Expiry, lag: int, skew: int) -> VenueProfile:
     )
 
 
-# --- Production's decisions, remembered -------------------------------------------------------------------------------
+# --- Production's decisions, remembered ---------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def begun(record: IntentRecord, deadline: int | None) -> IntentRecord:
     cid = f"c{transitions.generation(record)}"
     return transitions.begin(record, client_order_id=cid, deadline_ms=deadline, now_ms=0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def doubted(record: IntentRecord, number: int, deadline: int | None, exists: bool = False) -> IntentRecord:
     return transitions.doubted(record, number, None, deadline_ms=deadline, exists=exists, now_ms=0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def absent(record: IntentRecord, number: int) -> IntentRecord:
     return transitions.proven_absent(record, number, now_ms=0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def not_sent(record: IntentRecord, number: int) -> IntentRecord:
     return transitions.not_sent(record, number, now_ms=0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def seen(record: IntentRecord, order: Order) -> IntentRecord:
     said = OrderReport(
         symbol="BTC/USDT",
@@ -128,17 +128,17 @@ def seen(record: IntentRecord, order: Order) -> IntentRecord:
     return transitions.observed(record, said, now_ms=0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def given_up(record: IntentRecord) -> IntentRecord:
     return transitions.give_up(record, now_ms=0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def step_of(record: IntentRecord, attempts_max: int) -> Step:
     return next_step(record, attempts_max=attempts_max, now_ms=0)
 
 
-# --- What may happen next ---------------------------------------------------------------------------------------------
+# --- What may happen next -----------------------------------------------------------------------------------
 
 
 def moves(w: World, rules: Rules) -> Iterator[tuple[str, World]]:
@@ -237,7 +237,7 @@ def is_taken(cid: str, orders: tuple[Order, ...], dedup: Dedup) -> bool:
     return bool(mine) and dedup is not Dedup.NONE
 
 
-# --- The search -------------------------------------------------------------------------------------------------------
+# --- The search ---------------------------------------------------------------------------------------------
 
 
 class Found(NamedTuple):

@@ -14,11 +14,18 @@ from functools import cache, partial
 
 import attrs
 import pytest
-import strategies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+import strategies
 from execsafe.core import transitions
 from execsafe.core.exposure import excess, room, worst_case
 from execsafe.core.steps import Step, next_step
@@ -67,7 +74,8 @@ def replace(total: int, price: int | None = None) -> Change:
     return Change(asked_at_ms=0, quantity=Decimal(total), limit_price=None if price is None else Decimal(price))
 
 
-# --- Every record of at most two attempts, and everything that can be said about it --------------------------------
+# --- Every record of at most two attempts, and everything that can be said about it -------------------------
+
 
 @attrs.frozen
 class Bounds:
@@ -127,7 +135,7 @@ class Explored:
 
 
 @cache
-def explore(bounds: Bounds = Bounds()) -> Explored:  # noqa: B008
+def explore(bounds: Bounds = Bounds()) -> Explored:
     start = new(bounds.quantity)
     seen, queue = {start}, deque([start])
     attempt_edges, intent_edges = set(), set()
@@ -181,7 +189,7 @@ UNREACHED_INTENT_EDGES: dict = {}
 
 @pytest.mark.guarantee(4, 11)
 def test_g11_no_evidence_is_ever_refused_as_an_illegal_transition():
-    """A raised InvalidTransition would lose the evidence: every report is put to every reachable record, none raises."""
+    """A raised InvalidTransition would lose the evidence: every report is put to every reachable record."""
     assert explore().states > 2_000
 
 
@@ -204,7 +212,7 @@ def test_g11_larger_worlds_take_no_other_edges(bounds):
     assert changes(explored.intent_edges) <= edges(INTENT_TRANSITIONS)
 
 
-# --- A venue with a ledger of its own, whose answers come late, twice, out of order -----------------------------------
+# --- A venue with a ledger of its own, whose answers come late, twice, out of order -------------------------
 
 
 @attrs.define
@@ -385,7 +393,7 @@ def test_g1_no_order_of_evidence_leads_to_more_than_was_meant():
     )
 
 
-# --- Any evidence, sensible or not -------------------------------------------------------------------------------------
+# --- Any evidence, sensible or not --------------------------------------------------------------------------
 
 
 @st.composite
@@ -425,7 +433,7 @@ def test_room_and_worst_case_add_up(record):
     assert worst_case(record) >= record.filled_quantity
 
 
-# --- Examples ----------------------------------------------------------------------------------------------------------
+# --- Examples -----------------------------------------------------------------------------------------------
 
 
 def sending(quantity: int = 2) -> IntentRecord:

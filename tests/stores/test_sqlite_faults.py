@@ -311,8 +311,8 @@ def injected(fault: str, path: Path, *, exclusive: bool) -> tuple[int, list[str]
     ("fault", "errors"),
     [
         ("fdatasync:error=EIO:when=20+", {"StorePoisoned"}),
-        ("pwrite64:error=ENOSPC:when=40+", {"StoreFull", "StorePoisoned"}),
-        ("pwrite64:error=EIO:when=40+", {"StorePoisoned"}),
+        ("pwrite64:error=ENOSPC:when=60+", {"StoreFull", "StorePoisoned"}),
+        ("pwrite64:error=EIO:when=60+", {"StorePoisoned"}),
     ],
 )
 async def test_a_disk_that_fails_is_a_typed_error(path: Path, fault: str, errors: set[str], exclusive: bool) -> None:

@@ -375,7 +375,10 @@ async def test_the_settings_in_force_are_the_durable_ones(path: Path, exclusive:
 
 @pytest.mark.parametrize(
     ("pragma", "error"),
-    [("synchronous = FULL", StoreUnavailable), ("journal_mode = persist", StoreLocked)],
+    [
+        ("synchronous = FULL", StoreUnavailable),
+        (f"journal_mode = {'wal' if schema.WAL_IS_SAFE else 'persist'}", StoreLocked),
+    ],
 )
 async def test_a_setting_that_sqlite_ignores_is_not_taken_on_trust(
     path: Path, pragma: str, error: type[StoreError]

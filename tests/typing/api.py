@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never, assert_type
 
 import attrs
-from typing_extensions import assert_never, assert_type
 
 import execsafe
 

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,14 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def a_rig(name: str = "binance", venue: SimVenue | None = None) -> AsyncIterator[Rig]:
-    """A calm venue, until a fault is scripted."""
+async def a_rig(
+    name: str = "binance", venue: SimVenue | None = None, keys: Mapping[str, str] | None = None
+) -> AsyncIterator[Rig]:
+    """A calm venue, until a fault is scripted. *keys*: API keys it knows, and their secrets."""
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         venues = {name: venue if venue is not None else default_venues()[name]}
-        server = await stack.enter_async_context(VenueServer(venues, client_timeout_ms=400))
+        server = await stack.enter_async_context(VenueServer(venues, client_timeout_ms=400, keys=keys))
         yield Rig(name=name, server=server, stack=stack, url=f"sqlite:///{folder}/orders.db")
 
 

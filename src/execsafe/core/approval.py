@@ -50,9 +50,14 @@ def approve(intent: Intent, instrument: Instrument, *, now_ms: int) -> Approved:
     return Approved(intent=intent, quantity=quantity, limit_price=price)
 
 
+def is_stale(intent: Intent, *, now_ms: int) -> bool:
+    """Whether it is an entry whose time has passed; exits are never too old."""
+    return intent.fresh_until_ms is not None and now_ms > intent.fresh_until_ms and not intent.reduce_only
+
+
 def check_fresh(intent: Intent, *, now_ms: int) -> None:
-    """Refuse an entry whose time has passed; exits are never refused for age."""
-    if intent.fresh_until_ms is not None and now_ms > intent.fresh_until_ms and not intent.reduce_only:
+    """Refuse an entry whose time has passed."""
+    if is_stale(intent, now_ms=now_ms):
         raise TradingDenied(
             f"the intent is stale: it was fresh until {intent.fresh_until_ms}, now is {now_ms}",
             intent_key=intent.key,

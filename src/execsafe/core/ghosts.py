@@ -5,6 +5,8 @@ Two rules, and nothing else, allow a resend:
 * *Silence is not absence.* An order is absent only when **every** declared view was read and says so.
 * *An early look proves nothing.* That look must have **begun** at or after the request's deadline plus the
   clock skew plus the venue's read lag. One millisecond earlier there is a history with two orders.
+  Where there are several views, a second such look must follow that begins a read lag after the first ended: an
+  order that ends moves from one list to another, and lists that lag differently can both miss it once.
 
 A venue without request expiry has no deadline: there absence is never proven, whatever the patience.
 """
@@ -43,10 +45,12 @@ class Doubt:
 
     ``proof_at_ms``: a look that begins then or later can prove absence; None: none can.
     ``patience_ends_ms``: when to escalate.
+    ``confirm_after_ms``: how long after one such look a second one must begin; 0: one is enough.
     """
 
     proof_at_ms: int | None
     patience_ends_ms: int
+    confirm_after_ms: int = 0
 
 
 def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience_s: float) -> Doubt:
@@ -56,24 +60,49 @@ def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience
         # `exists`: the venue itself said that an order with this id is there.
         return Doubt(proof_at_ms=None, patience_ends_ms=ends)
     margin = round((profile.clock_skew_s + profile.read_lag_s) * 1000)
-    return Doubt(proof_at_ms=attempt.deadline_ms + margin, patience_ends_ms=ends)
+    return Doubt(
+        proof_at_ms=attempt.deadline_ms + margin,
+        patience_ends_ms=ends,
+        confirm_after_ms=round(profile.read_lag_s * 1000) if len(profile.views) > 1 else 0,
+    )
 
 
-def judge(doubt: Doubt, views: Iterable[View], seen: Mapping[View, Sighting], *, looked_at_ms: int) -> Verdict:
-    """The one safe next step. *looked_at_ms* is when the look **began**."""
+def is_absent_everywhere(
+    doubt: Doubt, views: Iterable[View], seen: Mapping[View, Sighting], *, looked_at_ms: int
+) -> bool:
+    """Whether a look that began at *looked_at_ms* was late enough, and found the order in no declared view."""
     declared = tuple(views)
+    all_absent = bool(declared) and all(seen.get(view) is Sighting.ABSENT for view in declared)
+    return all_absent and doubt.proof_at_ms is not None and looked_at_ms >= doubt.proof_at_ms
+
+
+def judge(
+    doubt: Doubt,
+    views: Iterable[View],
+    seen: Mapping[View, Sighting],
+    *,
+    looked_at_ms: int,
+    absent_since_ms: int | None = None,
+) -> Verdict:
+    """The one safe next step. *looked_at_ms* is when the look **began**.
+
+    *absent_since_ms* is when the first look that found the order nowhere (:func:`is_absent_everywhere`) **ended**;
+    None: there was none before this one.
+    """
     if Sighting.PRESENT in seen.values():
         return Verdict.FOUND
-    all_absent = bool(declared) and all(seen.get(view) is Sighting.ABSENT for view in declared)
-    if all_absent and doubt.proof_at_ms is not None and looked_at_ms >= doubt.proof_at_ms:
-        return Verdict.ABSENT
+    if is_absent_everywhere(doubt, views, seen, looked_at_ms=looked_at_ms):
+        confirmed = absent_since_ms is not None and looked_at_ms >= absent_since_ms + doubt.confirm_after_ms
+        # A proof that is half done is brought to its end, whatever the patience.
+        return Verdict.ABSENT if confirmed or doubt.confirm_after_ms == 0 else Verdict.LOOK_AGAIN
     return Verdict.UNRESOLVED if looked_at_ms >= doubt.patience_ends_ms else Verdict.LOOK_AGAIN
 
 
-def next_look_ms(doubt: Doubt, *, now_ms: int, interval_ms: int) -> int:
+def next_look_ms(doubt: Doubt, *, now_ms: int, interval_ms: int, absent_since_ms: int | None = None) -> int:
     """When to look again: after the interval, but exactly on the instants at which a verdict becomes possible."""
     at = now_ms + interval_ms
-    for instant in (doubt.proof_at_ms, doubt.patience_ends_ms):
+    confirm_at_ms = None if absent_since_ms is None else absent_since_ms + doubt.confirm_after_ms
+    for instant in (doubt.proof_at_ms, confirm_at_ms, doubt.patience_ends_ms):
         if instant is not None and now_ms < instant < at:
             at = instant
     return at
@@ -82,4 +111,4 @@ def next_look_ms(doubt: Doubt, *, now_ms: int, interval_ms: int) -> int:
 def default_patience_s(profile: VenueProfile, request_timeout_s: float) -> float:
     """Long enough for a proof where one is possible, with room for a few failed reads."""
     window = 0.0 if profile.expiry is Expiry.NONE else profile.expiry_window_s
-    return request_timeout_s + window + profile.clock_skew_s + profile.read_lag_s + 15.0
+    return request_timeout_s + window + profile.clock_skew_s + 2 * profile.read_lag_s + 15.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from execsafe.core.approval import is_stale
 from execsafe.model.intent import AttemptState, IntentRecord, IntentState
 
 
@@ -30,6 +31,4 @@ def next_step(record: IntentRecord, *, attempts_max: int, now_ms: int) -> Step:
 
 def _is_hopeless(record: IntentRecord, attempts_max: int, now_ms: int) -> bool:
     spent = sum(1 for a in record.attempts if a.state in {AttemptState.ABSENT, AttemptState.NOT_SENT})
-    intent = record.intent
-    stale = intent.fresh_until_ms is not None and now_ms > intent.fresh_until_ms and not intent.reduce_only
-    return spent >= attempts_max or stale or record.leaves_quantity <= 0
+    return spent >= attempts_max or is_stale(record.intent, now_ms=now_ms) or record.leaves_quantity <= 0

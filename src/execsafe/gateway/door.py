@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -121,8 +122,9 @@ class OrderGateway:
     async def cancel(self, key: str, *, account: str = "default", leg: str = "") -> SubmitOutcome:
         """Cancel what is still open of an intent; return what became of it, read back from the venue.
 
-        The wish is journalled first, so that it survives a crash. ``Unknown``: the order could not be seen to end
-        within the patience; it still counts, and ``recover()`` goes on cancelling.
+        The wish is journalled first, so that it survives a crash; if the journal fails it is sent all the same, once.
+        ``Unknown``: the order could not be seen to end within the patience; it still counts, and ``recover()`` goes
+        on cancelling.
 
         Raises:
             InvalidInput: no such intent.
@@ -150,7 +152,7 @@ class OrderGateway:
         """
         record = await self._known(key, account, leg)
         if record.state.is_terminal:
-            raise InvalidInput(f"intent {key!r} has ended ({record.state.value}) and cannot be changed", intent_key=key)
+            raise _has_ended(record)
         wanted = attrs.evolve(
             record.intent,
             quantity=record.quantity if quantity is None else quantity,
@@ -161,9 +163,21 @@ class OrderGateway:
         return await self.change(record, change)
 
     async def change(self, record: IntentRecord, change: Change) -> SubmitOutcome:
-        """Journal a wish to cancel or replace, then carry it out."""
+        """Journal a wish to cancel or replace, then carry it out.
+
+        Raises:
+            InvalidInput: it is to be replaced, and ended meanwhile.
+            StoreError: the wish to replace could not be journalled; the order stays as it was.
+        """
         now_ms = self._clock.now_ms()
-        wanted = await self.registry.advance(record, lambda r: transitions.ask_change(r, change, now_ms=now_ms))
+        try:
+            wanted = await self.registry.advance(record, lambda r: transitions.ask_change(r, change, now_ms=now_ms))
+        except StoreError:
+            if not change.is_cancel:
+                raise
+            return await self._cancel_without_journal(record)
+        if wanted.state.is_terminal and wanted.change != change and not change.is_cancel:
+            raise _has_ended(wanted)
         claim, _ = await self._claim(wanted.intent, join=True)
         try:
             return await self._revisit(await self.registry.reload(wanted), join=True)
@@ -243,7 +257,7 @@ class OrderGateway:
             intent, quantity=approved.quantity, limit_price=approved.limit_price, now_ms=self._clock.now_ms()
         )
         try:
-            journey = await self._driver.drive(Journey(record=record))
+            journey = await self._driver.drive(await self._journey(record))
         except (VersionConflict, LeaseHeld) as error:
             existing = await self.registry.recorded(intent)
             if existing is None:
@@ -309,6 +323,33 @@ class OrderGateway:
             intent_key=intent.key,
         )
 
+    async def _journey(self, record: IntentRecord) -> Journey:
+        """From the beginning, unless it went out without the journal: then that is written down first, as sent."""
+        if record.intent.identity not in self._unjournalled:
+            return Journey(record=record)
+        sent = self._begin_without_journal(record)
+        stored, lease = await self.registry.create(sent, acquire=self._driver.lease_request(record.intent))
+        self._unjournalled.discard(record.intent.identity)
+        return Journey(record=stored, lease=lease)
+
+    def _begin_without_journal(self, record: IntentRecord) -> IntentRecord:
+        cid = self.adapter.client_order_id(record.intent, 0)
+        return transitions.begin(record, client_order_id=cid, deadline_ms=None, now_ms=self._clock.now_ms())
+
+    async def _cancel_without_journal(self, record: IntentRecord) -> SubmitOutcome:
+        """The store fails, and no order must stay in the market for that: ask once, and read once."""
+        for attempt in record.attempts:
+            if not attempt.state.may_still_fill:
+                continue
+            ref = order_ref(record.intent, attempt)
+            with contextlib.suppress(Exception), anyio.move_on_after(self.policy.request_timeout_s):
+                await self.adapter.cancel_order(ref)
+            look = await self.resolver.look(ref)
+            if look.report is not None:
+                mine = attrs.evolve(look.report, client_order_id=attempt.client_order_id)
+                record = transitions.observed(record, mine, now_ms=self._clock.now_ms())
+        return outcome_of(record) if record.state.is_terminal else Unknown(record=record)
+
     async def _exit_without_journal(self, record: IntentRecord) -> SubmitOutcome:
         """The store fails, and a reduce-only order must stay possible: once per key and process, then look."""
         intent = record.intent
@@ -316,8 +357,8 @@ class OrderGateway:
             return Unknown(record=record)
         self._unjournalled.add(intent.identity)
         now_ms = self._clock.now_ms()
-        cid = self.adapter.client_order_id(intent, 0)
-        record = transitions.begin(record, client_order_id=cid, deadline_ms=None, now_ms=now_ms)
+        record = self._begin_without_journal(record)
+        cid = record.attempts[-1].client_order_id
         try:
             with anyio.move_on_after(self.policy.request_timeout_s):
                 report = await self.adapter.create_order(build_request(intent, record.attempts[-1], expires_in_ms=None))
@@ -366,6 +407,11 @@ class OrderGateway:
         left_ms = int(held.context.get("expires_at_ms", 0)) - self._clock.now_ms() + 1
         longest_ms = self.policy.lease_ttl_ms(self.adapter.profile) * 2
         await anyio.sleep(max(0, min(left_ms, longest_ms)) / 1000)
+
+
+def _has_ended(record: IntentRecord) -> InvalidInput:
+    key = record.intent.key
+    return InvalidInput(f"intent {key!r} has ended ({record.state.value}) and cannot be changed", intent_key=key)
 
 
 def _end_of(journey: Journey) -> SubmitOutcome:

@@ -15,6 +15,7 @@ import anyio.lowlevel
 import attrs
 
 from execsafe.core import transitions
+from execsafe.core.approval import is_stale
 from execsafe.core.ghosts import Verdict
 from execsafe.core.steps import Step, next_step
 from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreError
@@ -72,10 +73,11 @@ class Driver:
         self._patience_s = policy.patience_for(adapter.profile)
         self._window_ms = round(adapter.profile.expiry_window_s * 1000)
         self._ttl_ms = policy.lease_ttl_ms(adapter.profile)
-        # When the requests of attempts in doubt can no longer land, by client order id. What this process sent is
-        # known exactly; what it found in the journal is counted from when it was found, so that no clock step
-        # between two processes can make a proof too early.
-        self._deadlines: dict[str, int | None] = {}
+        # When the requests of attempts in doubt can no longer land, by client order id and number (a resend has the
+        # same id, and may be another process's). What this process sent is known exactly; what it found in the
+        # journal is counted from when it was found, so that no clock step between two processes can make a proof
+        # too early.
+        self._deadlines: dict[tuple[str, int], int | None] = {}
         self._steps: dict[Step, Callable[[Journey], Awaitable[None]]] = {
             Step.SEND: self._send,
             Step.RESOLVE: self._resolve,
@@ -145,8 +147,9 @@ class Driver:
         attempt = await self._journal_attempt(journey)
         if attempt is None:
             return  # evidence came first
-        if self._is_too_late(attempt, journey.lease):
-            # The journal took so long that the venue would refuse, or that the lease may be another's.
+        if self._is_too_late(journey, attempt):
+            # The journal took so long that the venue would refuse, that the lease may be another's, or that the
+            # intent is no longer fresh.
             now_ms = self._clock.now_ms()
             await self._advance(journey, lambda r: transitions.not_sent(r, attempt.number, now_ms=now_ms))
             return
@@ -186,10 +189,11 @@ class Driver:
         # Relative windows start when the request is signed: at the latest when our time-out ends the call.
         return now_ms + self._window_ms + round(self._policy.request_timeout_s * 1000)
 
-    def _is_too_late(self, attempt: Attempt, lease: Lease | None) -> bool:
-        now_ms = self._clock.now_ms()
+    def _is_too_late(self, journey: Journey, attempt: Attempt) -> bool:
+        now_ms, lease = self._clock.now_ms(), journey.lease
         expired = attempt.deadline_ms is not None and now_ms >= attempt.deadline_ms
-        return expired or lease is None or now_ms >= lease.expires_at_ms
+        lost = lease is None or now_ms >= lease.expires_at_ms
+        return expired or lost or is_stale(journey.record.intent, now_ms=now_ms)
 
     async def _transmit(self, journey: Journey, attempt: Attempt) -> None:
         handed_over = False
@@ -221,7 +225,7 @@ class Driver:
             await self._advance(journey, lambda r: transitions.refused(r, attempt.number, facts, now_ms=now_ms))
         else:
             exists = judged is not None and judged.meaning is Meaning.EXISTS
-            self._deadlines[attempt.client_order_id] = self._deadline_after_send(journey, attempt)
+            self._deadlines[_name(attempt)] = self._deadline_after_send(journey, attempt)
             silence = _TIMED_OUT if report is None else _NAMELESS
             await self._doubt(journey, attempt, silence if judged is None else judged.facts, exists=exists)
 
@@ -230,7 +234,7 @@ class Driver:
         with anyio.CancelScope(shield=True):
             try:
                 if handed_over:
-                    self._deadlines[attempt.client_order_id] = self._deadline_after_send(journey, attempt)
+                    self._deadlines[_name(attempt)] = self._deadline_after_send(journey, attempt)
                     await self._doubt(journey, attempt, _INTERRUPTED)
                 else:
                     now_ms = self._clock.now_ms()
@@ -270,7 +274,7 @@ class Driver:
 
     async def _resolve(self, journey: Journey) -> None:
         attempt = next(a for a in journey.record.attempts if a.state in {AttemptState.SENDING, AttemptState.IN_DOUBT})
-        if attempt.state is AttemptState.SENDING or attempt.client_order_id not in self._deadlines:
+        if attempt.state is AttemptState.SENDING or _name(attempt) not in self._deadlines:
             await self._doubt(journey, attempt, None)
             attempt = journey.record.attempts[attempt.number - 1]
             if attempt.state is not AttemptState.IN_DOUBT:
@@ -300,7 +304,7 @@ class Driver:
 
     def _forget_deadline(self, record: IntentRecord, attempt: Attempt) -> None:
         if record.attempts[attempt.number - 1].state not in _DOUBTFUL:
-            self._deadlines.pop(attempt.client_order_id, None)
+            self._deadlines.pop(_name(attempt), None)
 
     async def _doubt(
         self, journey: Journey, attempt: Attempt, error: ErrorFacts | None, *, exists: bool = False
@@ -322,9 +326,9 @@ class Driver:
 
     def _watch_from_now(self, intent: Intent, attempt: Attempt) -> int | None:
         """When the attempt can no longer land, as far as this process can tell."""
-        expires = self._adapter.expiry(intent) is not Expiry.NONE
-        found_in_journal = self._clock.now_ms() + self._window_ms if expires else None
-        return self._deadlines.setdefault(attempt.client_order_id, found_in_journal)
+        # Found in the journal, it may still be under way in a call that nothing excludes but a lease.
+        found_in_journal = self._deadline(intent, self._clock.now_ms())
+        return self._deadlines.setdefault(_name(attempt), found_in_journal)
 
     async def _keep_watch(self, journey: Journey, attempt: Attempt) -> None:
         """Before every look: keep the lease, and notice evidence that came another way."""
@@ -380,6 +384,10 @@ class Driver:
             client_order_id=None if last is None else last.client_order_id,
             venue_order_id=None if last is None else last.venue_order_id,
         )
+
+
+def _name(attempt: Attempt) -> tuple[str, int]:
+    return attempt.client_order_id, attempt.number
 
 
 def _names_an_order(report: OrderReport) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from execsafe.core.ghosts import default_patience_s
-from execsafe.errors import InvalidInput
+from execsafe.model.values import check_count, check_seconds
 from execsafe.model.venue import Expiry, VenueProfile
 
 _PATIENCE_MAX_S = 7 * 86_400.0
@@ -36,12 +36,10 @@ class GatewayPolicy:
 
     def __attrs_post_init__(self) -> None:
         """Refuse values with which nothing could work."""
-        if not 0 < self.request_timeout_s <= _REQUEST_TIMEOUT_MAX_S:
-            raise InvalidInput(f"request_timeout_s must be above 0 and at most {_REQUEST_TIMEOUT_MAX_S}")
-        if self.patience_s is not None and not 0 <= self.patience_s <= _PATIENCE_MAX_S:
-            raise InvalidInput(f"patience_s must be at least 0 and at most {_PATIENCE_MAX_S}")
-        if self.attempts_max < 1:
-            raise InvalidInput("attempts_max must be at least 1")
+        check_seconds(self.request_timeout_s, "request_timeout_s", most=_REQUEST_TIMEOUT_MAX_S)
+        if self.patience_s is not None:
+            check_seconds(self.patience_s, "patience_s", least=0, most=_PATIENCE_MAX_S)
+        check_count(self.attempts_max, "attempts_max")
 
     def patience_for(self, profile: VenueProfile) -> float:
         """The patience at one venue, in seconds."""

@@ -17,7 +17,7 @@ from execsafe.locks._keys import canonical, describe
 from execsafe.locks._leases import LeaseGuard, Leases
 from execsafe.locks._waiting import Outcome, Purpose
 from execsafe.model.event import Event, EventType
-from execsafe.model.values import shorten
+from execsafe.model.values import check_seconds, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -80,8 +80,7 @@ class DedupLock(LocalClaims):
     ) -> None:
         # With a store, keys exclude each other here exactly when they do there.
         super().__init__(clock=clock, slot_of=None if store is None else canonical)
-        if not _LEASE_TTL_S_MIN <= lease_ttl_s <= _LEASE_TTL_S_MAX:
-            raise InvalidInput(f"lease_ttl_s must be 0.01 to 86400 seconds, was {shorten(lease_ttl_s)}")
+        check_seconds(lease_ttl_s, "lease_ttl_s", least=_LEASE_TTL_S_MIN, most=_LEASE_TTL_S_MAX)
         ttl_ms = math.ceil(lease_ttl_s * 1_000)
         self._leases = None if store is None else Leases(store, self._now_ms, holder, ttl_ms)
         self._listener = listener

@@ -18,6 +18,7 @@ Number: TypeAlias = Decimal | str | int | float
 _PLAIN_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?", re.ASCII)
 # Far beyond any market (1e-18 … 1e18), yet small enough that exact arithmetic stays cheap.
 _EXPONENT_MAX: Final = 30
+SECONDS_MAX: Final = 3_155_760_000.0  # a hundred years; in milliseconds every store can hold it
 _TEXT_NUMBER_LENGTH_MAX: Final = 64
 _DEPTH_MAX: Final = 6
 SYMBOL_LENGTH_MAX: Final = 64
@@ -107,6 +108,31 @@ def to_positive(value: Number, name: str = "value") -> Decimal:
     if number <= 0:
         raise InvalidInput(f"{name} must be greater than 0, was {shorten(str(number))}")
     return number
+
+
+def check_seconds(value: object, name: str, *, least: float | None = None, most: float = SECONDS_MAX) -> float:
+    """A duration in seconds as a float: at least *least* (None: above 0), at most *most* (a hundred years).
+
+    Raises:
+        InvalidInput: no number, NaN, infinity, bool, or out of range.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_enough = is_number and (value > 0 if least is None else value >= least)  # type: ignore[operator]
+    if not is_enough or not value <= most:  # type: ignore[operator]
+        bounds = f"above 0 and at most {most:.15g}" if least is None else f"{least:.15g} to {most:.15g}"
+        raise InvalidInput(f"{name} must be {bounds} seconds, was {shorten(value)}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_count(value: object, name: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        InvalidInput: anything else; bool and floats too.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInput(f"{name} must be a whole number of at least 1, was {shorten(value)}")
+    return value
 
 
 def to_text(value: str, name: str, length_max: int) -> str:

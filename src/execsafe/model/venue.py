@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
 
 import attrs
 
 from execsafe.errors import InvalidInput
-from execsafe.model.values import EMPTY_PARAMS, Params, shorten, to_params
+from execsafe.model.values import (
+    EMPTY_PARAMS,
+    Params,
+    check_seconds,
+    optional_text_validator,
+    shorten,
+    text_validator,
+    to_params,
+)
 
 
-class Dedup(enum.StrEnum):
+class Word(enum.StrEnum):
+    """One word of a closed list; any other is refused with the list."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        words = ", ".join(repr(member.value) for member in cls)
+        raise InvalidInput(f"{cls.__name__} must be one of {words}, was {shorten(value)}")
+
+
+class Dedup(Word):
     """Among which orders the venue enforces that a client order id is unique."""
 
     NONE = "none"
@@ -20,7 +38,7 @@ class Dedup(enum.StrEnum):
     FOREVER = "forever"
 
 
-class Expiry(enum.StrEnum):
+class Expiry(Word):
     """How a request's last possible acceptance is bounded."""
 
     NONE = "none"  # it may land at any time: absence can never be proven
@@ -28,7 +46,7 @@ class Expiry(enum.StrEnum):
     ABSOLUTE = "absolute"  # the request names the instant itself
 
 
-class IdEncoding(enum.StrEnum):
+class IdEncoding(Word):
     """Shape of a venue's client order ids."""
 
     TEXT = "text"
@@ -36,13 +54,31 @@ class IdEncoding(enum.StrEnum):
     INT63 = "int63"  # 1 … 2**63 - 1, in decimal
 
 
-class View(enum.StrEnum):
+class View(Word):
     """One place where a venue shows orders. Absence counts only when every declared view says so."""
 
     CLIENT_ID = "client_id"  # single look-up by client order id, open and ended orders
     OPEN_ORDERS = "open_orders"
     CLOSED_ORDERS = "closed_orders"
     TRADES = "trades"
+
+
+_Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+_LENGTH_MIN: Final = 16  # a shorter id would let two intents share one
+
+
+def _is(*kinds: type) -> _Validator:
+    def validate(_instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+        if type(value) not in kinds:
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise InvalidInput(f"{attribute.name} must be {names}, was {shorten(type(value).__name__)}")
+
+    return validate
+
+
+def _length(_instance: Any, attribute: attrs.Attribute[int], value: object) -> None:
+    if type(value) is not int or value < _LENGTH_MIN:
+        raise InvalidInput(f"{attribute.name} must be a whole number of at least {_LENGTH_MIN}, was {shorten(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -54,8 +90,10 @@ class IdRule:
     """
 
     encoding: IdEncoding = attrs.field(default=IdEncoding.TEXT, converter=IdEncoding)
-    length_max: int = 18
-    param: str = "clientOrderId"  # name under which the venue's client takes it on create
+    length_max: int = attrs.field(default=18, validator=_length)
+    param: str = attrs.field(
+        default="clientOrderId", validator=text_validator("param", 64)
+    )  # name under which the venue's client takes it on create
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +105,7 @@ class LookUp:
     """
 
     view: View = attrs.field(converter=View)
-    method: str
+    method: str = attrs.field(validator=text_validator("method", 128))
     params: Params = attrs.field(default=EMPTY_PARAMS, converter=to_params)
     scan: bool = False
     id_field: str = "clientOrderId"  # where the answer carries the id; "info.label" reads the raw body
@@ -77,9 +115,14 @@ _DAY_S = 86_400.0
 
 
 def _seconds(_instance: Any, attribute: attrs.Attribute[float], value: object) -> None:
-    # The comparison is also false for NaN.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _DAY_S:
-        raise InvalidInput(f"{attribute.name} must be 0 to 86400 seconds, was {shorten(value)}")
+    check_seconds(value, attribute.name, least=0, most=_DAY_S)
+
+
+def _lookups(value: Iterable[LookUp]) -> tuple[LookUp, ...]:
+    found = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not all(isinstance(lookup, LookUp) for lookup in found):
+        raise InvalidInput("lookups must be a tuple of LookUp")
+    return found
 
 
 @attrs.frozen(kw_only=True)
@@ -100,19 +143,19 @@ class VenueProfile:
         attached_stops, stop_orders: whether such parameters are understood (others would be dropped silently).
     """
 
-    name: str = "unknown"
-    client_order_id: IdRule = IdRule()
+    name: str = attrs.field(default="unknown", validator=text_validator("name", 64))
+    client_order_id: IdRule = attrs.field(default=IdRule(), validator=_is(IdRule))
     dedup: Dedup = attrs.field(default=Dedup.NONE, converter=Dedup)
     expiry: Expiry = attrs.field(default=Expiry.NONE, converter=Expiry)
     expiry_window_s: float = attrs.field(default=10.0, validator=_seconds)
-    expiry_param: str | None = None
+    expiry_param: str | None = attrs.field(default=None, validator=optional_text_validator("expiry_param", 64))
     clock_skew_s: float = attrs.field(default=1.0, validator=_seconds)
     read_lag_s: float = attrs.field(default=30.0, validator=_seconds)
-    lookups: tuple[LookUp, ...] = ()
-    cancel_params: Params | None = None
-    definite_ack: bool = False
-    attached_stops: bool = False
-    stop_orders: bool = True
+    lookups: tuple[LookUp, ...] = attrs.field(default=(), converter=_lookups)
+    cancel_params: Params | None = attrs.field(default=None, validator=_is(Params, type(None)))
+    definite_ack: bool = attrs.field(default=False, validator=_is(bool))
+    attached_stops: bool = attrs.field(default=False, validator=_is(bool))
+    stop_orders: bool = attrs.field(default=True, validator=_is(bool))
     notes: str = ""
 
     @property

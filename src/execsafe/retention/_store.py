@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from execsafe.clock import SystemClock
 from execsafe.core.retention import check_retention
 from execsafe.errors import CapacityExceeded, InvalidInput
-from execsafe.model.values import shorten
+from execsafe.model.values import check_count, check_seconds, shorten
 from execsafe.retention._ends import NEVER, Ends
 
 if TYPE_CHECKING:
@@ -85,10 +85,11 @@ class TTLStore(Generic[K, V]):
         sweep_interval_s: float = 3_600.0,
         on_evict: Callable[[K, V], object] | None = None,
     ) -> None:
-        if not ttl_s > 0 or not sweep_interval_s > 0 or not retain_s >= 0 or math.isinf(ttl_s):
-            raise InvalidInput("ttl_s and sweep_interval_s must be positive, retain_s not negative")
-        if max_entries is not None and max_entries < 1:
-            raise InvalidInput(f"max_entries must be at least 1 or None, was {shorten(max_entries)}")
+        check_seconds(ttl_s, "ttl_s")
+        check_seconds(sweep_interval_s, "sweep_interval_s")
+        check_seconds(retain_s, "retain_s", least=0)
+        if max_entries is not None:
+            check_count(max_entries, "max_entries")
         self._ttl_ms = math.ceil(ttl_s * 1_000)
         self._retain_ms = math.ceil(retain_s * 1_000)
         check_retention(self._ttl_ms, self._retain_ms)

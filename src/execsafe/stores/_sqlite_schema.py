@@ -78,15 +78,18 @@ def create(path: Path) -> None:
     connection = connect(path, 0)
     try:
         _set_synchronous(connection)
-        # The mode is written into the file: whoever opens it later keeps it, so that no connection finds
-        # itself switched to a write-ahead log that its own SQLite cannot share.
-        connection.execute(f"PRAGMA journal_mode = {'WAL' if WAL_IS_SAFE else 'DELETE'}").fetchone()
+        # Without a write-ahead log: what it holds would be moved into the file by close(), which reports nothing.
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         for statement in filter(str.strip, SCHEMA.split(";")):
             connection.execute(statement)
         connection.execute("COMMIT")
+        # The mode is written into the file: whoever opens it later keeps it, so that no connection finds
+        # itself switched to a write-ahead log that its own SQLite cannot share.
+        if WAL_IS_SAFE:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
     finally:
         connection.close()
 

@@ -26,8 +26,8 @@ from execsafe.stores._sqlite_engine import Engine, Job, closed
 _GROUP_MAX: Final = 512
 # A flush takes less as a rule, and then nobody has to stand still.
 _PATIENCE_S: Final = 0.005
-_PATIENCE_S_MAX: Final = 0.08
-# Bounds what a disk that hangs can take from an event loop: this much, and less and less often.
+_PATIENCE_S_MAX: Final = 0.02
+# Bounds what a disk that hangs can take from an event loop: a tenth of its time, and a little more at first.
 _STAND_STILL_S: Final = 0.002
 
 
@@ -153,12 +153,13 @@ class Writer:
         with self._lock:
             if self._stopped:
                 raise closed()
+            self._served.clear()
             self._queue.put(ticket)
         await ticket.wait(self._stand_still)
 
     def _stand_still(self, now_s: float) -> None:
         """Let the thread have the interpreter; *now_s* is the caller's event loop's time."""
-        if abs(now_s - self._stood_at_s) > _PATIENCE_S:  # of many that wait, one is enough
+        if abs(now_s - self._stood_at_s) > _PATIENCE_S / 2:  # of many that wait, one is enough
             self._stood_at_s = now_s
             self._served.wait(_STAND_STILL_S)
 
@@ -197,7 +198,6 @@ class Writer:
 
     def _serve(self, taken: list[_Ticket | None]) -> bool:
         tickets = [ticket for ticket in taken if ticket is not None]
-        self._served.clear()
         self._engine.serve([ticket.job for ticket in tickets])
         hosts: dict[int, list[_Ticket]] = {}
         for ticket in tickets:
@@ -205,5 +205,7 @@ class Writer:
         for waiting in hosts.values():
             with contextlib.suppress(RuntimeError):  # that event loop has ended, and its callers with it
                 waiting[0].post(_wake_all, waiting)
-        self._served.set()
+        with self._lock:
+            if self._queue.empty():
+                self._served.set()
         return len(tickets) == len(taken)

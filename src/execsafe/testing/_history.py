@@ -79,6 +79,7 @@ class Read:
     view: View
     found: bool | None = None
     ended_n: int | None = None
+    ended_ms: int | None = None
     call_n: int | None = None
 
 

@@ -287,4 +287,5 @@ class ProcessAdapter(SimAdapter):
         await self._owner.boundary()
         read.found = report is not None
         read.ended_n = self._world.history.tick("looked", read.n, read.found)
+        read.ended_ms = self._world.clock.true_ms()
         return report

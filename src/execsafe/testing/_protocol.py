@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from execsafe.model.intent import Attempt, AttemptState, IntentRecord
+from execsafe.model.venue import View
 from execsafe.ports import Lease
 from execsafe.testing._evidence import CaseFile, Evidence, last
 from execsafe.testing._history import History, Read, Send, Write
@@ -145,16 +146,30 @@ def absence_was_proven(evidence: Evidence, file: CaseFile) -> Iterator[Violation
     lag_ms = round(evidence.profile.read_lag_s * 1000)
     for write, attempt in _called_absent(file):
         sends = [s for s in file.sends if s.n < write.n and s.request.client_order_id == attempt.client_order_id]
-        dead_ms = max((_certainly_dead_ms(evidence, s, write.process) for s in sends), default=0)
+        safe_ms = max((_certainly_dead_ms(evidence, s, write.process) for s in sends), default=0) + lag_ms
+        reads = [r for r in file.reads if _led_to(r, write, attempt)]
+        cid = attempt.client_order_id
         for view in evidence.profile.views:
-            read = last(r for r in file.reads if r.view is view and _led_to(r, write, attempt))
-            if read is None or read.found is not False or read.ended_n is None or read.ended_n > write.n:
-                text = f"{attempt.client_order_id} called absent without a good read of {view.value}"
-                yield Violation("G18", file.key, write.at_ms, text)
-            elif read.began_ms < dead_ms + lag_ms:
-                early_ms = dead_ms + lag_ms - read.began_ms
-                text = f"{attempt.client_order_id} called absent by a read {early_ms:.0f} ms early"
+            read = last(r for r in reads if r.view is view)
+            if read is None or not _says_absent(read, write):
+                yield Violation("G18", file.key, write.at_ms, f"{cid} absent without a good read of {view.value}")
+            elif read.began_ms < safe_ms:
+                text = f"{cid} absent by a read {safe_ms - read.began_ms:.0f} ms too early"
                 yield Violation("G3", file.key, write.at_ms, text)
+            elif view is View.CLOSED_ORDERS and not _was_not_open_before(reads, read, write, safe_ms, lag_ms):
+                text = f"{cid} absent by lists between which it may have moved"
+                yield Violation("G3", file.key, write.at_ms, text)
+
+
+def _says_absent(read: Read, write: Write) -> bool:
+    return read.found is False and read.ended_n is not None and read.ended_n < write.n
+
+
+def _was_not_open_before(reads: list[Read], closed: Read, write: Write, safe_ms: float, lag_ms: int) -> bool:
+    """Whether the open list said no, so long before that what had ended by then must be among the closed."""
+    opens = [r for r in reads if r.view is View.OPEN_ORDERS and _says_absent(r, write) and r.began_ms >= safe_ms]
+    in_time = any(r.ended_ms is not None and r.ended_ms + lag_ms <= closed.began_ms for r in opens)
+    return in_time or not any(r.view is View.OPEN_ORDERS for r in reads)
 
 
 def _led_to(read: Read, write: Write, attempt: Attempt) -> bool:

@@ -110,10 +110,11 @@ def draw_setup(rng: random.Random) -> Setup:
     )
 
 
-def draw_rates(rng: random.Random, allowed: frozenset[str]) -> dict[Fault, float]:
-    """A random third of the faults: runs with few of them reach states that runs with all never see."""
+def draw_rates(rng: random.Random, allowed: frozenset[str], wanted: frozenset[str] | None) -> dict[Fault, float]:
+    """What is wanted, else a random third: runs with few kinds of faults reach states that runs with all never see."""
     drawn = [fault for fault in Fault if rng.random() < _ENABLED_RATE]
-    return {fault: _RATES.get(fault, _RATE) for fault in drawn if fault in allowed}
+    chosen = drawn if wanted is None else [fault for fault in Fault if fault in wanted]
+    return {fault: _RATES.get(fault, _RATE) for fault in chosen if fault in allowed}
 
 
 def _allowed(profile: VenueProfile) -> frozenset[str]:

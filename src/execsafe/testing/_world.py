@@ -36,7 +36,6 @@ class World(Surroundings):
     ) -> None:
         self._random = rng = random.Random(f"{seed}/world")
         setup, clock = draw_setup(rng), VirtualClock()
-        allowed = setup.faults if faults is None else setup.faults & faults
         super().__init__(
             setup=setup,
             variant=variant,
@@ -44,7 +43,7 @@ class World(Surroundings):
             clock=clock,
             history=History(clock),
             venue=WatchedVenue(dedup=setup.profile.dedup, skew_ms=setup.venue_skew_ms, read_lag_ms=setup.view_lags_ms),
-            plan=FaultPlan(seed, draw_rates(rng, allowed)),
+            plan=FaultPlan(seed, draw_rates(rng, setup.faults, faults)),
             chaos=ChaosPlan(seed, faults),
         )
         self.script = draw_script(rng, intents, slots, cancels_calls=self.chaos.allows(HostFault.CANCEL))

@@ -97,8 +97,7 @@ def simulate(
     Args:
         seed: any integer.
         intents: how many intents are submitted, each perhaps several times.
-        faults: which kinds may strike (names in ``ALL_FAULTS``), each run drawing a subset of those of the wire
-            and the venue; None: all.
+        faults: which kinds strike (names in ``ALL_FAULTS``); None: a random third of all in each run.
         processes: how many gateways share the store.
         backend: "asyncio" or "trio".
         variant: other parts in place of the library's own.

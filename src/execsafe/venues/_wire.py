@@ -11,7 +11,8 @@ look-ups listen to the bodies below it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -95,6 +96,26 @@ def hook(exchange: Any) -> bool:
     except AttributeError:  # slots, frozen
         return False
     return True
+
+
+class _RedactingLogger(logging.LoggerAdapter[Any]):
+    """ccxt writes every request to its logger at DEBUG, with key and signature."""
+
+    def __init__(self, logger: Any, redact: Callable[[str], str]) -> None:
+        super().__init__(logger, {})
+        self._redact = redact
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            text = str(msg) % args if args else str(msg)
+            self.logger.log(level, "%s", self._redact(text), **kwargs)
+
+
+def redact_log(exchange: Any, redact: Callable[[str], str]) -> None:
+    """Take the secrets out of what the exchange object logs."""
+    logger = getattr(exchange, "logger", None)
+    if isinstance(logger, logging.Logger):
+        exchange.logger = _RedactingLogger(logger, redact)
 
 
 def _forbid_retries(exchange: Any, path: str) -> None:

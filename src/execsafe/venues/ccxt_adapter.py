@@ -58,6 +58,8 @@ class CcxtAdapter(ExchangeAdapter):
     def __init__(self, exchange: CcxtLike, *, profile: VenueProfile | None = None, clock: Clock | None = None) -> None:
         self.exchange: Any = exchange
         self._clock = clock if clock is not None else SystemClock()
+        if profile is not None and not isinstance(profile, VenueProfile):
+            raise InvalidInput("profile must be a VenueProfile: attrs.evolve(execsafe.profile_for(...), ...)")
         self.profile = profile if profile is not None else profile_for(exchange)
         name = getattr(exchange, "id", None)
         self.exchange_id: str = name if isinstance(name, str) else self.profile.name
@@ -67,6 +69,7 @@ class CcxtAdapter(ExchangeAdapter):
         self._instruments: dict[str, tuple[object, Instrument]] = {}
         self._check_exchange()
         _wire.hook(exchange)
+        _wire.redact_log(exchange, self.redact)
         _warmup.adjust(exchange, self.exchange_id)
         self._set_window()
 
@@ -279,7 +282,7 @@ class CcxtAdapter(ExchangeAdapter):
 
     def _check_exchange(self) -> None:
         create = getattr(self.exchange, "create_order", None)
-        if not callable(create):
+        if not callable(create) or inspect.isclass(self.exchange):
             raise InvalidInput(f"not an exchange: {shorten(type(self.exchange).__name__)} has no create_order")
         plain_function = inspect.isfunction(create) or inspect.ismethod(create)
         if plain_function and not inspect.iscoroutinefunction(create):
