@@ -64,9 +64,12 @@ class Instant(execsafe.ExchangeAdapter):
         return execsafe.Judged(meaning=execsafe.Meaning.UNKNOWN, facts=ErrorFacts(kind=type(error).__name__))
 
 
-def intents(count, start=itertools.count()):
+_numbers = itertools.count()
+
+
+def intents(count):
     return [
-        execsafe.Intent(key=f"k{next(start)}", symbol="BTC/USDT", side="buy", quantity="0.015", limit_price="50000.07")
+        execsafe.Intent(key=f"k{next(_numbers)}", symbol="BTC/USDT", side="buy", quantity="0.015", limit_price="50000.07")
         for _ in range(count)
     ]
 

@@ -230,7 +230,8 @@ def _redact_texts(error: Exception, redact: Callable[[str], str]) -> None:
     if notes:
         error.__notes__ = [redact(str(note)) for note in notes]
     if isinstance(error, OSError):  # it prints these, and not its arguments
-        error.strerror, error.filename = _redacted(error.strerror, redact), _redacted(error.filename, redact)
+        error.strerror = None if error.strerror is None else redact(error.strerror)
+        error.filename = _redacted(error.filename, redact)
     for name, value in vars(error).items():
         if isinstance(value, str):  # the document of a JSON error, a URL
             vars(error)[name] = redact(value)
@@ -238,7 +239,7 @@ def _redact_texts(error: Exception, redact: Callable[[str], str]) -> None:
         error.context = {name: _redacted(value, redact) for name, value in error.context.items()}
 
 
-def _redacted(value: object, redact: Callable[[str], str]) -> object:
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return redact(value)
     return (

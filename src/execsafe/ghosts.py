@@ -97,7 +97,7 @@ class GhostOrderResolver:
     ) -> None:
         self._adapter = adapter
         self._clock = clock if clock is not None else SystemClock()
-        self.policy = policy if policy is not None else LookPolicy()
+        self.policy: LookPolicy = policy if policy is not None else LookPolicy()
         self._next_read_ms = 0
 
     async def resolve(

@@ -76,7 +76,7 @@ class IntentRegistry:
         check_seconds(retention_s, "retention_s")
         check_seconds(store_timeout_s, "store_timeout_s")
         self.store = store
-        self.clock = clock if clock is not None else SystemClock()
+        self.clock: Clock = clock if clock is not None else SystemClock()
         self._listeners = tuple(listeners)
         self._store_timeout_s = store_timeout_s
         self._never_waits = store.never_waits

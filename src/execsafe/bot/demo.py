@@ -208,12 +208,12 @@ class Stage:
 
     def __init__(self, policy: DemoPolicy) -> None:
         self.policy = policy
-        self.venue = SimVenue(
+        self.venue: SimVenue = SimVenue(
             # As for an account that pays its fees in another currency: what fills is what is owned.
             [Market(instrument=instrument, fee_in_base=False) for instrument in INSTRUMENTS.values()],
             read_lag_ms=round(READ_LAG_S * 1000),
         )
-        self.server = VenueServer({"binance": self.venue}, client_timeout_ms=round(TIMEOUT_S * 1000))
+        self.server: VenueServer = VenueServer({"binance": self.venue}, client_timeout_ms=round(TIMEOUT_S * 1000))
         self.exchange: Any = None
         self.fired: Counter[Fault] = Counter()
         self._plans: list[FaultPlan] = []

@@ -51,7 +51,7 @@ class GuardedBot:
         self.instruments = instruments
         self.book: dict[str, Holding] = {}
         self.residuals: dict[str, Decimal] = {}
-        self.again = 0
+        self.again: int = 0
         self.unsettled: dict[str, Signal] = {}
 
     async def handle(self, signal: Signal) -> None:

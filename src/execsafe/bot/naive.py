@@ -37,8 +37,8 @@ class NaiveBot:
         self.exchange = exchange
         self.book: defaultdict[tuple[str, str, str], float] = defaultdict(float)
         self.meant: Counter[tuple[str, str]] = Counter()
-        self.retries = 0
-        self.given_up = 0
+        self.retries: int = 0
+        self.given_up: int = 0
         self._done: set[str] = set()
 
     async def handle(self, signal: Signal) -> None:

@@ -80,10 +80,10 @@ class OrderGateway:
     ) -> None:
         self.adapter = adapter
         self.registry = registry
-        self.policy = policy if policy is not None else GatewayPolicy()
+        self.policy: GatewayPolicy = policy if policy is not None else GatewayPolicy()
         self._clock = clock if clock is not None else registry.clock
         self._locks = locks if locks is not None else DedupLock(clock=self._clock)
-        self.resolver = GhostOrderResolver(adapter, clock=self._clock, policy=looks)
+        self.resolver: GhostOrderResolver = GhostOrderResolver(adapter, clock=self._clock, policy=looks)
         self._driver = Driver(
             adapter,
             registry,

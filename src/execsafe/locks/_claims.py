@@ -76,8 +76,8 @@ class Claim:
 
     def __init__(self, claims: LocalClaims, slot: Hashable, key: Hashable, now_ms: int, leaves_outcome: bool) -> None:
         claims._claimed += 1  # under the mutex of the caller
-        self.key = key
-        self.claimed_at_ms = now_ms
+        self.key: Hashable = key
+        self.claimed_at_ms: int = now_ms
         self.lease: Lease | None = None
         self._claims = claims
         self._slot = slot

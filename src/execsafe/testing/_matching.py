@@ -30,13 +30,13 @@ class Engine:
     ) -> None:
         listed = (btc_usdt(), eth_usdt(), linear()) if markets is None else markets
         self.markets: dict[str, Market] = {market.symbol: market for market in listed}
-        self.prices = {
+        self.prices: dict[str, Decimal] = {
             symbol: _DEFAULT_PRICES.get(market.instrument.base, Decimal(100)) for symbol, market in self.markets.items()
         }
         self.prices.update({symbol: to_positive(price, "price") for symbol, price in (prices or {}).items()})
-        self.account = Account(self.markets, balances)
+        self.account: Account = Account(self.markets, balances)
         self.retention_ms = retention_ms
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
         self._now_ms = 0
         self._queue: list[tuple[int, int, Callable[[int], object]]] = []
         self._queued = 0

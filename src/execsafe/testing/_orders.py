@@ -158,7 +158,7 @@ class Tracked:
     """An order with its whole history, so that a lagging view can show how it was."""
 
     def __init__(self, order: SimOrder) -> None:
-        self.now = order
+        self.now: SimOrder = order
         self._times = [order.updated_at_ms]
         self._states = [order]
         self.matching = False  # a fill schedule is at work

@@ -75,7 +75,7 @@ def _about_one(rng: random.Random, key: str, slots: int) -> list[Planned]:
         other = attrs.evolve(intent, quantity=intent.quantity * 2, params={TAG: key, "other": True})
         later_ms = at_ms + rng.choice((0, 5, 500, 5_000))
         calls.append(attrs.evolve(calls[0], at_ms=later_ms, slot=rng.randrange(slots), intent=other))
-    changes = rng.choice((0, 0, 0, 0, 1, 2))
+    changes = rng.choice((0, 0, 0, 1, 2, 3))
     return calls + [_draw_change(rng, intent, at_ms, slots) for _ in range(changes)]
 
 

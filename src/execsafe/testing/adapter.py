@@ -75,11 +75,11 @@ class SimAdapter(ExchangeAdapter):
     ) -> None:
         self.venue = venue
         self.clock = clock
-        self.client_clock = client_clock or clock
-        self.plan = FaultPlan.none() if plan is None else plan
+        self.client_clock: Clock = client_clock or clock
+        self.plan: FaultPlan = FaultPlan.none() if plan is None else plan
         self.profile = profile
         self.latency_ms = latency_ms
-        self.request_timeout_ms = round(request_timeout_s * 1000)
+        self.request_timeout_ms: int = round(request_timeout_s * 1000)
         self._held: list[Delivery[SimOrder]] = []
 
     # --- the port ---------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class Strikes:
     """The faults of one request. A fault counts as fired when it has had its effect, see :meth:`take`."""
 
     def __init__(self, faults: Mapping[Fault, int | None], rng: random.Random, fired: Counter[Fault]) -> None:
-        self.faults = dict(faults)
+        self.faults: dict[Fault, int | None] = dict(faults)
         self.random = rng
         self._fired = fired
 
@@ -186,7 +186,7 @@ class FaultPlan:
         self._script: dict[tuple[Operation, int], dict[Fault, int | None]] = {}
         self._stopped = False
         allowed = [fault for fault in Fault if enabled is None or fault in enabled]
-        self.rates = self._swarm(allowed) if rates is None else {f: rates[f] for f in allowed if f in rates}
+        self.rates: dict[Fault, float] = self._swarm(allowed) if rates is None else {f: rates[f] for f in allowed if f in rates}
 
     @classmethod
     def none(cls) -> FaultPlan:

@@ -82,10 +82,10 @@ class Ledger:
         if self.on_append is not None:
             self.on_append(entry)
 
-    def of(self, client_order_id: str | None = None, *whats: Happened) -> list[Entry]:
+    def of(self, client_order_id: str | None = None, *kinds: Happened) -> list[Entry]:
         """Entries of one client order id (None: of all), of the given kinds (none given: all)."""
         entries = self.entries if client_order_id is None else self._by_client.get(client_order_id, [])
-        return [entry for entry in entries if not whats or entry.what in whats]
+        return [entry for entry in entries if not kinds or entry.what in kinds]
 
     def received(self, client_order_id: str | None = None) -> list[Entry]:
         """Creates that reached the venue."""

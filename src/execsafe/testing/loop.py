@@ -81,8 +81,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks_made = 0
         self._killed = False
         self._crc = 0
-        self.steps = 0
-        self.main_steps = 0
+        self.steps: int = 0
+        self.main_steps: int = 0
         self.main_task: asyncio.Task[Any] | None = None
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
 

@@ -38,7 +38,7 @@ _TASKS: Final = 100
 class StoreContract(RecordRules):
     """The suite; subclass it with :meth:`make_store`."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     def make_store(self, directory: Path) -> Store:
         """A store, not yet open, whose content belongs to *directory*: the same again for the same directory."""

@@ -75,7 +75,7 @@ class SimVenue(Engine):
         retention_ms: int = RETENTION_MS,
     ) -> None:
         super().__init__(markets, prices, balances, retention_ms)
-        self.dedup = Dedup(dedup)
+        self.dedup: Dedup = Dedup(dedup)
         self.dedup_window_ms = dedup_window_ms
         self.skew_ms = skew_ms
         self.read_lag_ms: dict[View, int] = (

@@ -60,7 +60,7 @@ class CcxtAdapter(ExchangeAdapter):
         self._clock = clock if clock is not None else SystemClock()
         if profile is not None and not isinstance(profile, VenueProfile):
             raise InvalidInput("profile must be a VenueProfile: attrs.evolve(execsafe.profile_for(...), ...)")
-        self.profile = profile if profile is not None else profile_for(exchange)
+        self.profile: VenueProfile = profile if profile is not None else profile_for(exchange)
         name = getattr(exchange, "id", None)
         self.exchange_id: str = name if isinstance(name, str) else self.profile.name
         self.details: Details | None = DETAILS.get(self.exchange_id)

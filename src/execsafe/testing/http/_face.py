@@ -94,7 +94,7 @@ class Face(abc.ABC):
 
     def __init__(self, venue: SimVenue, keys: Mapping[str, str], *, lag_max_ms: int = 2_000) -> None:
         self.venue = venue
-        self.keys = dict(keys)
+        self.keys: dict[str, str] = dict(keys)
         self.lag_max_ms = lag_max_ms
 
     @abc.abstractmethod

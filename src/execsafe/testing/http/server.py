@@ -69,10 +69,10 @@ class VenueServer:
         client_timeout_ms: int = 1_500,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.venues = default_venues() if venues is None else dict(venues)
-        self.plans = {name: (plans or {}).get(name) or FaultPlan.none() for name in self.venues}
-        self.clock = clock or SystemClock()
-        self.url = ""
+        self.venues: dict[str, SimVenue] = default_venues() if venues is None else dict(venues)
+        self.plans: dict[str, FaultPlan] = {name: (plans or {}).get(name) or FaultPlan.none() for name in self.venues}
+        self.clock: Clock = clock or SystemClock()
+        self.url: str = ""
         self._port = port
         self._client_timeout_ms = client_timeout_ms
         known = {API_KEY: API_SECRET} if keys is None else keys
