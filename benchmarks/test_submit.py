@@ -69,7 +69,9 @@ _numbers = itertools.count()
 
 def intents(count):
     return [
-        execsafe.Intent(key=f"k{next(_numbers)}", symbol="BTC/USDT", side="buy", quantity="0.015", limit_price="50000.07")
+        execsafe.Intent(
+            key=f"k{next(_numbers)}", symbol="BTC/USDT", side="buy", quantity="0.015", limit_price="50000.07"
+        )
         for _ in range(count)
     ]
 

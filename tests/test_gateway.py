@@ -389,12 +389,15 @@ async def test_an_error_that_nobody_knows_means_unknown(error, world):
     assert len(world.adapter.sent) == 1
 
 
-async def test_an_answer_that_names_no_order_proves_nothing(world):
+@pytest.mark.parametrize("exists", [True, False])
+async def test_an_answer_that_names_no_order_proves_nothing(exists, world):
     """An empty success: looked for, and found or proven absent."""
     send = world.adapter.create_order
 
     async def nameless(request):
-        await send(request)
+        if exists:
+            await send(request)
+        world.adapter.create_order = send
         return OrderReport(symbol=request.symbol)
 
     world.adapter.create_order = nameless
@@ -456,7 +459,7 @@ async def test_g17_an_entry_that_went_stale_is_not_sent_again(world):
     world.adapter.creates.append(DROPPED)
     outcome = await world.gateway.submit(intent(fresh_until_ms=world.clock.now_ms() + 7_000))
     assert isinstance(outcome, NeverPlaced)
-    assert len(world.adapter.sent) == 1
+    assert len(outcome.record.attempts) == len(world.adapter.sent) == 1
 
 
 @pytest.mark.guarantee(17)
@@ -466,6 +469,35 @@ async def test_g17_an_entry_that_went_stale_while_it_was_journalled_is_not_sent(
     outcome = await world.gateway.submit(intent(fresh_until_ms=world.clock.now_ms() + 100))
     assert isinstance(outcome, NeverPlaced)
     assert world.adapter.sent == []
+
+
+@pytest.mark.guarantee(5, 17)
+@pytest.mark.parametrize("ticks", range(8))
+async def test_g17_an_entry_that_goes_stale_between_two_readings_of_the_clock_changes_no_other_record(ticks, world):
+    """Whenever within the call its time is over, it is refused or given up, and touches nothing but itself."""
+    await world.gateway.submit(intent())
+    before = await world.record()
+
+    class Ticking:
+        now = world.clock.now_ms()
+
+        def now_ms(self) -> int:
+            self.now += 1
+            return self.now
+
+    clock = Ticking()
+    registry = IntentRegistry(world.store, clock=clock)
+    gateway = OrderGateway(world.adapter, registry, policy=POLICY, looks=LOOKS, clock=clock)
+    with pytest.raises((IntentConflict, TradingDenied)):
+        await gateway.submit(intent(quantity=3, fresh_until_ms=clock.now + ticks))
+    assert await world.record() == before
+    assert len(world.adapter.sent) == 1
+    try:
+        outcome = await gateway.submit(intent("k2", fresh_until_ms=clock.now + ticks))
+    except TradingDenied:
+        outcome = None
+    assert len(world.adapter.sent) == (2 if isinstance(outcome, Accepted) else 1)
+    assert outcome is None or isinstance(outcome, Accepted | NeverPlaced)
 
 
 @pytest.mark.guarantee(17)
@@ -600,6 +632,7 @@ FATES = {
 async def test_g8_the_lock_is_only_for_efficiency(name, profile, processes):
     """Twenty concurrent identical calls that nothing holds back, in one process or four: still one order."""
     world = World(attrs.evolve(profile, dedup=Dedup.NONE))
+    world.store.hook = lambda _batch: anyio.sleep(0.001)  # everybody decides before anybody has written
     gateways = []
     for n in range(processes):
         adapter, _, gateway = world.process(f"p{n}", locks=AlwaysGrants(clock=world.clock))

@@ -246,6 +246,18 @@ async def test_a_record_that_was_purged_meanwhile_is_not_written_again(registry,
     assert await registry.find("k") is None
 
 
+@pytest.mark.guarantee(5)
+async def test_g5_a_new_record_is_never_taken_for_the_one_that_is_there(registry, store):
+    """Same key, another order: a change that was decided for the new one is not applied to the old one."""
+    await created(registry, intent())
+    other = intent(quantity=3)
+    new = transitions.new_record(other, quantity=other.quantity, limit_price=None, now_ms=0)
+    with pytest.raises(VersionConflict):
+        await registry.advance(new, lambda r: transitions.give_up(r, now_ms=0))
+    assert not (await registry.find("k")).given_up
+    assert len(store.commits) == 1
+
+
 async def test_a_change_that_alters_nothing_writes_nothing(registry, store):
     record, lease = await created(registry, intent())
     assert await registry.advance(record, lambda r: r, lease=lease) is record

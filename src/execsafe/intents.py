@@ -155,6 +155,7 @@ class IntentRegistry:
 
         Raises:
             StaleFencingToken: the lease passed to another holder.
+            VersionConflict: *record* is new, and its intent is already recorded; or it was purged meanwhile.
             StoreError: nothing is known to be written.
         """
         current = record
@@ -171,8 +172,8 @@ class IntentRegistry:
                 stored, _ = await self._commit(current, after, events, now_ms=now_ms, fence=lease, release=released)
             except VersionConflict:
                 newer = await self._find(record.intent.identity)
-                if newer is None:
-                    raise
+                if newer is None or record.version == 0:
+                    raise  # a new record's key is taken: what is there may be another order altogether
                 current = newer
             else:
                 return stored

@@ -51,9 +51,9 @@ class WaitingStore(MemoryStore):
 class Desk:
     """One bot and its venue."""
 
-    def __init__(self, faults: list[tuple[str, int, str]]) -> None:
+    def __init__(self, faults: list[tuple[str, int, str]], *, is_poor: bool = False) -> None:
         self.clock = VirtualClock()
-        self.venue = SimVenue()
+        self.venue = SimVenue(balances={"BTC": "0.1", "USDT": 10} if is_poor else None)
         self.store = WaitingStore()
         self.plan = FaultPlan.none()
         self.plan.script(faults)
@@ -112,7 +112,7 @@ SCENARIOS: dict[str, tuple[list[tuple[str, int, str]], Step, Step]] = {
     "submit, reply lost": ([("create", 1, "drop_reply")], nothing, submit_market),
     "submit, request lost": ([("create", 1, "drop_request")], nothing, submit_market),
     "submit, request late": ([("create", 1, "late_arrival_after_look")], nothing, submit_market),
-    "submit, refused": ([("create", 1, "reject_funds")], nothing, submit_market),
+    "submit, refused": ([], nothing, submit_market),
     "submit and join": ([("create", 1, "drop_reply")], nothing, join_market),
     "cancel": ([], submit_resting, cancel),
     "cancel, answer lost": ([("cancel", 1, "drop_reply")], submit_resting, cancel),
@@ -159,7 +159,7 @@ class TrioTurns(trio.abc.Instrument):
 
 async def play(name: str, turns: Turns) -> End:
     faults, before, call = SCENARIOS[name]
-    desk = Desk(faults)
+    desk = Desk(faults, is_poor="refused" in name)
     await desk.store.open()
     await before(desk)
     tasks_before = living_tasks()
@@ -198,8 +198,9 @@ async def judged(desk: Desk, steps: int) -> End:
     record = await desk.record()
     assert record is not None
     evidence = Evidence(ledger=desk.venue.ledger, final={"k": record}, profile=desk.gateway.adapter.profile)
-    violations = [v for v in Auditor(evidence).audit() if not (v.guarantee == "G1" and record.quantity != MARKET.quantity)]
-    assert not violations, violations
+    violations = Auditor(evidence).audit()
+    is_larger = record.quantity > MARKET.quantity  # as replace() asked; the auditor was not told of that call
+    assert not [v for v in violations if not (is_larger and v.guarantee == "G1")], violations
     ids = {attempt.client_order_id for attempt in record.attempts}
     assert desk.venue.ledger.worst_case(ids) <= record.quantity
     await anyio.sleep(60)

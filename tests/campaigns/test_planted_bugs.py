@@ -5,6 +5,7 @@ named. A bug that survives the seeds below means that the simulation is blind, n
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from execsafe.gateway import OrderGateway, driver
 from execsafe.gateway.driver import Driver
 from execsafe.ghosts import GhostOrderResolver
 from execsafe.intents import IntentRegistry
+from execsafe.locks import DedupLock
 from execsafe.model.intent import AttemptState, IntentState
 from execsafe.model.order import OrderStatus
 from execsafe.model.outcome import Judged, Meaning, Operation
@@ -120,6 +122,13 @@ def recovery_that_resends_at_once() -> Iterator[None]:
         mock.patch.object(transitions, "begin", begin_over_a_sending_one),
     ):
         yield
+
+
+async def reopen_aloud(self: Driver, journey: Any) -> None:
+    """Whatever is unresolved is journalled as in doubt again, and escalated again, by every pass."""
+    for attempt in journey.record.attempts:
+        if attempt.state is AttemptState.UNRESOLVED:
+            await self._doubt(journey, attempt, None)
 
 
 # --- Journal --------------------------------------------------------------------------------------
@@ -241,14 +250,12 @@ class OneAtATime(OrderGateway):
             return await super().submit(intent, join=join)
 
 
-class KeepsClaims(OrderGateway):
+class KeepsClaims(DedupLock):
     """A cancelled call leaves its claim behind."""
 
-    async def submit(self, intent: Any, *, join: bool = False) -> Any:
-        claim = await self._claim(intent, join=join)
-        outcome = await self._submit_claimed(intent, join=join)
-        self._locks.release(claim)
-        return outcome
+    def release(self, claim: Any) -> bool:
+        is_cancelled = isinstance(sys.exception(), anyio.get_cancelled_exc_class())
+        return False if is_cancelled else super().release(claim)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -285,6 +292,9 @@ BUGS: dict[str, tuple[Variant, set[str], tuple[Fault, ...]]] = {
     "recovery resends at once": (
         Variant(name="resend on recovery", patch=recovery_that_resends_at_once), {"G3", "G4"}, (),
     ),
+    "every pass escalates the same doubt again": (
+        Variant(name="aloud", patch=patch(Driver, "_reopen", reopen_aloud)), {"G15"}, (),
+    ),
     "journal after send": (Variant(name="late journal", registry=JournalsAfterSending), {"G2"}, ()),
     "send although the store refuses": (Variant(name="fail open", registry=IgnoresRefusedWrites), {"G2", "G12"}, ()),
     "evidence marked as seen before it is applied": (
@@ -311,7 +321,7 @@ BUGS: dict[str, tuple[Variant, set[str], tuple[Fault, ...]]] = {
     ),
     "a lock held across awaits": (Variant(name="one lock", gateway=OneAtATime), {"G6"}, ()),
     "a claim that a cancelled call leaves behind": (
-        Variant(name="kept claim", gateway=KeepsClaims), {"G13", "G14"}, (),
+        Variant(name="kept claim", locks=KeepsClaims), {"G13", "G14"}, (),
     ),
 }  # fmt: skip
 
@@ -330,4 +340,4 @@ def test_a_planted_bug_is_found_within_few_seeds_and_named_by_its_guarantee(bug:
 def test_the_collection_of_planted_bugs_covers_the_guarantees_of_the_order_path() -> None:
     """So that a check of the auditor that finds nothing any more cannot go unnoticed."""
     named = set().union(*(expected for _, expected, _ in BUGS.values()))
-    assert named >= {"G1", "G2", "G3", "G4", "G5", "G6", "G7", "G11", "G12", "G13", "G14", "G18"}
+    assert named >= {"G1", "G2", "G3", "G4", "G5", "G6", "G7", "G11", "G12", "G13", "G14", "G15", "G18"}

@@ -3,6 +3,7 @@
 A run that breaks a guarantee is reported with the line that repeats it.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -37,16 +38,12 @@ WORKERS = 2
 RARE = {Fault.DUPLICATE_ID_THOUGH_DEAD}
 
 
-def run_one(job: tuple[int, str]) -> SimulationResult:
-    seed, backend = job
-    return simulate(seed, backend=backend)
-
-
 def campaign(seeds: Iterable[int], backend: str = "asyncio") -> list[SimulationResult]:
     """All results, from as many processes as there are cores to share."""
-    jobs = [(seed, backend) for seed in seeds]
+    # The library's own function: a fresh process can import it, wherever the tests are run from.
+    run_one = functools.partial(simulate, backend=backend)
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(run_one, jobs, chunksize=25))
+        return list(pool.map(run_one, seeds, chunksize=25))
 
 
 def assert_no_violation(results: list[SimulationResult]) -> None:

@@ -8,6 +8,7 @@ the rules by example.
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from decimal import Decimal
 from functools import cache, partial
@@ -166,6 +167,7 @@ def check_step(what: str, before: IntentRecord, after: IntentRecord) -> None:
     assert (after.state is I.FILLED) == (
         after.filled_quantity >= after.quantity and not any(a.state.may_still_fill for a in after.attempts)
     )
+    assert all((a.state is A.FILLED) == (a.filled_quantity >= a.quantity) for a in after.attempts)
     if after.state is I.FAILED_FINAL:
         # G4: never said of an order that the venue accepted, nor of one that may still come.
         assert all(a.state in {A.ABSENT, A.NOT_SENT} for a in after.attempts), (what, before, after)
@@ -230,6 +232,23 @@ class VenueOrder:
         return self.quantity if self.status is S.OPEN else self.filled
 
 
+def choosing(**choices):
+    """A rule whose arguments are chosen from a few values each, by Hypothesis or by a random walk."""
+
+    def decorate(function):
+        function.choices = choices
+        return rule(**{name: st.sampled_from(values) for name, values in choices.items()})(function)
+
+    return decorate
+
+
+PICKS = range(4)  # which of several, counted round
+
+
+def pick_from(items, pick: int):
+    return items[pick % len(items)]
+
+
 class HonestVenue(RuleBasedStateMachine):
     """An intent in production's hands and its venue. The venue accepts a request at most once; proofs are sound.
 
@@ -237,14 +256,18 @@ class HonestVenue(RuleBasedStateMachine):
     any time, in any order, any number of times.
     """
 
-    @initialize(quantity=st.integers(1, 4))
-    def start(self, quantity):
+    @initialize(quantity=st.integers(1, 4), is_live=st.booleans())
+    def start(self, quantity, is_live):
         self.record = new(quantity)
         self.wire: dict[int, Decimal] = {}
         self.orders: list[VenueOrder] = []
         self.mail: list[OrderReport] = []
         self.rejects: set[int] = set()
         self.known_filled = Decimal(0)
+        if is_live:  # most of what is interesting happens to an order that rests
+            self.send()
+            self.orders.append(VenueOrder(1, "c0", "v0", self.wire.pop(1)))
+            self.apply(observed(self.record, report(vid="v0")))
 
     def apply(self, after: IntentRecord) -> None:
         check_step("model", self.record, after)
@@ -256,30 +279,27 @@ class HonestVenue(RuleBasedStateMachine):
     # What we do.
 
     @precondition(lambda self: next_step(self.record, attempts_max=9, now_ms=0) is Step.SEND)
-    @rule()
+    @choosing()
     def send(self):
         self.apply(begin(self.record))
         self.wire[self.record.last.number] = self.record.last.quantity
 
     @precondition(lambda self: next_step(self.record, attempts_max=2, now_ms=0) is Step.GIVE_UP)
-    @rule()
+    @choosing()
     def give_up(self):
         self.apply(give_up(self.record))
 
-    @rule()
-    def ask_cancel(self):
-        self.apply(ask(self.record, CANCEL))
-
-    @rule(total=st.integers(1, 5))
-    def ask_replace(self, total):
-        self.apply(ask(self.record, replace(total)))
+    @precondition(lambda self: self.record.change is None or self.record.state.is_terminal)
+    @choosing(total=[1, 2, 3, 4, 5, 6, 7, 8, None])
+    def wish(self, total):
+        self.apply(ask(self.record, CANCEL if total is None else replace(total)))
 
     # What becomes of requests.
 
     @precondition(lambda self: self.wire)
-    @rule(data=st.data(), fate=st.sampled_from(["accept", "accept", "drop", "reject"]))
-    def land(self, data, fate):
-        number = data.draw(st.sampled_from(sorted(self.wire)))
+    @choosing(pick=PICKS, fate=["accept", "accept", "drop", "reject"])
+    def land(self, pick, fate):
+        number = pick_from(sorted(self.wire), pick)
         quantity = self.wire.pop(number)
         if fate == "accept":
             cid = self.record.attempts[number - 1].client_order_id
@@ -288,9 +308,9 @@ class HonestVenue(RuleBasedStateMachine):
             self.rejects.add(number)
 
     @precondition(lambda self: any(o.status is S.OPEN for o in self.orders))
-    @rule(data=st.data(), part=st.integers(0, 4), end=st.sampled_from([None, S.CANCELED, S.EXPIRED, S.CLOSED]))
-    def trade(self, data, part, end):
-        order = data.draw(st.sampled_from([o for o in self.orders if o.status is S.OPEN]))
+    @choosing(pick=PICKS, part=range(5), end=[None, S.CANCELED, S.EXPIRED, S.CLOSED])
+    def trade(self, pick, part, end):
+        order = pick_from([o for o in self.orders if o.status is S.OPEN], pick)
         part = min(Decimal(part), order.quantity - order.filled)
         if part:
             order.filled += part
@@ -300,9 +320,13 @@ class HonestVenue(RuleBasedStateMachine):
     # What we learn.
 
     @precondition(lambda self: self.orders)
-    @rule(data=st.data(), shape=st.sampled_from(["full", "no fill", "no venue id", "no client id", "trades", "bare"]))
-    def read(self, data, shape):
-        order = data.draw(st.sampled_from(self.orders))
+    @choosing(
+        pick=PICKS,
+        shape=["full", "no fill", "no venue id", "no client id", "trades", "bare"],
+        at_once=[True, False],
+    )
+    def read(self, pick, shape, at_once):
+        order = pick_from(self.orders, pick)
         said = report(order.status, int(order.filled), cid=order.cid, vid=order.vid)
         if shape == "no fill":
             said = attrs.evolve(said, filled_quantity=None)
@@ -315,42 +339,46 @@ class HonestVenue(RuleBasedStateMachine):
         elif shape == "bare":
             said = attrs.evolve(said, status=S.UNKNOWN, filled_quantity=None)
         self.mail.append(said)
+        if at_once:
+            self.take_in(said)
 
     @precondition(lambda self: self.mail)
-    @rule(data=st.data())
-    def deliver(self, data):
-        said = data.draw(st.sampled_from(self.mail))
+    @choosing(pick=range(100))
+    def deliver(self, pick):
+        self.take_in(pick_from(self.mail, pick))
+
+    def take_in(self, said: OrderReport) -> None:
         self.apply(observed(self.record, said))
         assert observed(self.record, said) is self.record  # a second time it says nothing new
 
     @precondition(lambda self: self.rejects)
-    @rule(data=st.data())
-    def learn_of_reject(self, data):
-        number = data.draw(st.sampled_from(sorted(self.rejects)))
+    @choosing(pick=PICKS)
+    def learn_of_reject(self, pick):
+        number = pick_from(sorted(self.rejects), pick)
         self.apply(refused(self.record, number, ERROR))
         assert refused(self.record, number, ERROR) is self.record
 
     @precondition(lambda self: self.attempts(A.SENDING, A.UNRESOLVED, A.IN_DOUBT))
-    @rule(exists=st.booleans())
+    @choosing(exists=[False, True])
     def doubt(self, exists):
         attempt = self.attempts(A.SENDING, A.UNRESOLVED, A.IN_DOUBT)[0]
         self.apply(doubted(self.record, attempt.number, None, exists=exists))
         assert doubted(self.record, attempt.number, None, exists=exists) is self.record
 
     @precondition(lambda self: self.attempts(A.IN_DOUBT))
-    @rule()
+    @choosing()
     def lose_patience(self):
         self.apply(unresolved(self.record, self.attempts(A.IN_DOUBT)[0].number))
 
     @precondition(lambda self: self.attempts(A.IN_DOUBT))
-    @rule()
+    @choosing()
     def prove_absent(self):
         number = self.attempts(A.IN_DOUBT)[0].number
         if number not in self.wire and not any(o.attempt == number for o in self.orders):
             self.apply(absent(self.record, number))
 
     @precondition(lambda self: any(a.number in self.wire for a in self.attempts(A.SENDING)))
-    @rule()
+    @choosing()
     def withhold(self):
         number = self.attempts(A.SENDING)[0].number
         del self.wire[number]
@@ -387,10 +415,23 @@ def test_g1_no_order_of_evidence_leads_to_more_than_was_meant():
     """By our books and by the venue's, at every step; and no end is reported that the venue would deny."""
     run_state_machine_as_test(
         HonestVenue,
-        settings=settings(
-            max_examples=120, stateful_step_count=40, suppress_health_check=[HealthCheck.filter_too_much]
-        ),
+        settings=settings(max_examples=60, stateful_step_count=30, suppress_health_check=[HealthCheck.filter_too_much]),
     )
+
+
+@pytest.mark.guarantee(1, 4)
+def test_g1_nor_does_any_of_a_thousand_random_walks():
+    """The same machine, without Hypothesis' liking for small examples."""
+    for seed in range(1_000):
+        rng = random.Random(seed)
+        machine = HonestVenue()
+        machine.start(quantity=rng.randint(1, 4), is_live=rng.random() < 0.5)
+        for _ in range(25):
+            enabled = [r for r in machine.rules if all(holds(machine) for holds in r.preconditions)]
+            chosen = rng.choice(enabled).function
+            chosen(machine, **{name: rng.choice(values) for name, values in chosen.choices.items()})
+            for check in machine.invariants:
+                check.function(machine)
 
 
 # --- Any evidence, sensible or not --------------------------------------------------------------------------

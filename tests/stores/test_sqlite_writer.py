@@ -167,7 +167,7 @@ async def test_a_disk_that_hangs_takes_little_from_the_event_loop(path: Path) ->
             for number in range(64):
                 commits.start_soon(store.commit, a_batch(a_put(f"k{number}")))
         done = True
-    assert turns > 50
+    assert turns > 2  # a loop that waited for the disk would have turned once, whatever else the machine does
 
 
 async def test_a_cancelled_callers_write_is_carried_out(path: Path) -> None:

@@ -17,7 +17,7 @@ from wrap.rig import SYMBOL, buy, quick
 async def main(name: str, server: str, store: str) -> None:
     symbol = SYMBOL[name]
     exchange = loopback_exchange(name, loopback_session(server), {"timeout": 10_000})
-    async with execsafe.wrap(exchange, store=store, profile=quick(name), request_timeout_s=2.0) as guarded:
+    async with execsafe.wrap(exchange, store=store, profile=quick(name), request_timeout_s=1.0) as guarded:
         await guarded.adapter.prepare(symbol)
         rests = [await buy(guarded, key) for key in ("rests", "is canceled", "is edited")]
         begun = [

@@ -122,7 +122,7 @@ async def test_an_order_whose_request_got_lost_is_placed_once_in_the_end(name, p
 @at_both_venues
 async def test_a_request_that_is_lost_every_time_ends_as_not_placed_and_the_venue_has_nothing(name):
     async with a_rig(name) as rig:
-        guarded = await rig.guard(profile=quick(name, expiry_window_s=0.3, read_lag_s=0.05))
+        guarded = await rig.guard(profile=quick(name, expiry_window_s=0.2, read_lag_s=0.05), request_timeout_s=0.2)
         for ordinal in range(1, 9):
             rig.plan.script([Strike(Operation.CREATE, ordinal, Fault.DROP_REQUEST)])
         with pytest.raises(execsafe.NotPlaced, match="proven not to be at the venue after 4 attempts"):

@@ -117,8 +117,7 @@ class Driver:
         """Look into an unresolved intent again; nothing is written, and nobody told, unless that changes something."""
         for attempt in journey.record.attempts:
             if attempt.state is AttemptState.UNRESOLVED:
-                deadline_ms = self._watch_from_now(journey.record.intent, attempt)
-                await self._look_into(journey, attrs.evolve(attempt, deadline_ms=deadline_ms))
+                await self._look_into(journey, attempt)
 
     def _next(self, record: IntentRecord) -> Step:
         return next_step(record, attempts_max=self._policy.attempts_max, now_ms=self._clock.now_ms())
@@ -282,10 +281,13 @@ class Driver:
         await self._look_into(journey, attempt)
 
     async def _look_into(self, journey: Journey, attempt: Attempt) -> None:
+        # The deadline in the record may be another process's, by another clock: judged is by what this one knows.
+        intent = journey.record.intent
+        watched = attrs.evolve(attempt, deadline_ms=self._watch_from_now(intent, attempt))
         try:
             resolution = await self._resolver.resolve(
-                journey.record.intent,
-                attempt,
+                intent,
+                watched,
                 since_ms=self._clock.now_ms(),
                 patience_s=self._patience_s,
                 before_look=lambda: self._keep_watch(journey, attempt),

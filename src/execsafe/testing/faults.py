@@ -186,7 +186,9 @@ class FaultPlan:
         self._script: dict[tuple[Operation, int], dict[Fault, int | None]] = {}
         self._stopped = False
         allowed = [fault for fault in Fault if enabled is None or fault in enabled]
-        self.rates: dict[Fault, float] = self._swarm(allowed) if rates is None else {f: rates[f] for f in allowed if f in rates}
+        self.rates: dict[Fault, float] = (
+            self._swarm(allowed) if rates is None else {f: rates[f] for f in allowed if f in rates}
+        )
 
     @classmethod
     def none(cls) -> FaultPlan:

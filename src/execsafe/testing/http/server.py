@@ -102,6 +102,7 @@ class VenueServer:
         for session in self._sessions:
             await session.close()
         if self._runner is not None:
+            await asyncio.sleep(0.01)  # connections that are just being accepted become known, and are closed too
             await self._runner.cleanup()
 
     def exchange(self, name: str, **config: Any) -> Any:
