@@ -471,6 +471,53 @@ async def test_g17_an_entry_that_went_stale_while_it_was_journalled_is_not_sent(
     assert world.adapter.sent == []
 
 
+class Guard:
+    """A pre-trade check that does as it is told."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    async def check(self, asked, instrument):
+        self.asked.append((asked.key, instrument.symbol))
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        if answer == "hangs":
+            await anyio.sleep_forever()
+
+
+@pytest.mark.guarantee(12)
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (TradingDenied("halted", reason="halted"), "halted"),
+        (KeyError("bug"), "check_failed"),
+        ("hangs", "check_failed"),
+    ],
+)
+async def test_g12_an_entry_that_a_check_refuses_cannot_answer_or_leaves_open_is_not_sent(answer, reason, world):
+    guard = Guard(answer)
+    adapter, registry, gateway = world.process("p2", checks=[guard])
+    with pytest.raises(TradingDenied) as caught:
+        await gateway.submit(intent())
+    assert caught.value.context["reason"] == reason
+    assert (adapter.sent, await registry.find("k")) == ([], None)
+    assert isinstance(await gateway.submit(intent("exit", reduce_only=True)), Accepted)
+    assert isinstance(await gateway.submit(intent()), Accepted)
+    assert guard.asked == [("k", "BTC/USDT")] * 2, "exits are never asked about"
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_a_check_is_asked_again_before_a_resend(world):
+    guard = Guard(None, TradingDenied("halted meanwhile"))
+    adapter, _, gateway = world.process("p2", checks=[guard])
+    adapter.creates.append(DROPPED)
+    outcome = await gateway.submit(intent())
+    assert isinstance(outcome, NeverPlaced)
+    assert len(outcome.record.attempts) == len(adapter.sent) == 1
+
+
 @pytest.mark.guarantee(5, 17)
 @pytest.mark.parametrize("ticks", range(8))
 async def test_g17_an_entry_that_goes_stale_between_two_readings_of_the_clock_changes_no_other_record(ticks, world):

@@ -198,8 +198,10 @@ class IntentRegistry:
         """Give a lease back; of no effect if it has passed on."""
         await self._write(Batch(now_ms=self.clock.now_ms(), release=lease))
 
-    async def observe(self, report: OrderReport, *, account: str = "default") -> IntentRecord | None:
+    async def observe(self, report: OrderReport, *, account: str = "default", venue: str = "") -> IntentRecord | None:
         """Take in late or foreign evidence (a stream event, the user's own read). None: not one of our orders.
+
+        *venue* says where the evidence comes from: orders of other venues, whose ids may be equal, are not touched.
 
         Evidence is credited whenever it comes, whatever the state (guarantee G11), and applying it twice
         changes nothing.
@@ -210,6 +212,8 @@ class IntentRegistry:
         if record is None and report.venue_order_id is not None:
             record = await self.find_order(account, report.symbol, report.venue_order_id)
         if record is None or record.intent.symbol != report.symbol:
+            return None
+        if venue and record.venue not in {"", venue}:
             return None
         now_ms = self.clock.now_ms()
         return await self.advance(record, lambda r: transitions.observed(r, report, now_ms=now_ms))

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Protocol, TypeAlias
 
 import attrs
 
+from execsafe.errors import UnsupportedByVenue
 from execsafe.model.event import Event
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import Intent
 from execsafe.model.order import OrderReport, OrderRequest, Side
 from execsafe.model.outcome import Judged, Operation
+from execsafe.model.position import Balance, Execution, OrderBook, PositionSide, Quote, StopKind, VenuePosition
 from execsafe.model.venue import Expiry, LookUp, VenueProfile
 
 Listener: TypeAlias = Callable[[Event], None]
@@ -200,6 +203,11 @@ class ExchangeAdapter(abc.ABC):
 
     profile: VenueProfile
 
+    @property
+    def venue_name(self) -> str:
+        """Name under which this venue's intents are recorded, so that no other one ever looks for their orders."""
+        return self.profile.name
+
     @abc.abstractmethod
     async def prepare(self, symbol: str) -> Instrument:
         """Make everything ready that create needs, so that a later network error belongs to the order itself.
@@ -210,7 +218,7 @@ class ExchangeAdapter(abc.ABC):
             InvalidInput: a symbol that the venue does not list.
         """
 
-    def prepared(self, symbol: str) -> Instrument | None:  # noqa: ARG002 - for subclasses
+    def prepared(self, symbol: str) -> Instrument | None:
         """What :meth:`prepare` would return, if it is known without waiting; None otherwise."""
         return None
 
@@ -218,7 +226,7 @@ class ExchangeAdapter(abc.ABC):
     def check(self, intent: Intent) -> None:
         """Refuse what this venue would misunderstand. Raises UnsupportedByVenue with the reason."""
 
-    def expiry(self, intent: Intent) -> Expiry:  # noqa: ARG002 - for subclasses
+    def expiry(self, intent: Intent) -> Expiry:
         """What bounds the acceptance of this intent's request: the profile's, unless it is not enforced for it."""
         return self.profile.expiry
 
@@ -241,3 +249,59 @@ class ExchangeAdapter(abc.ABC):
     @abc.abstractmethod
     def judge(self, error: BaseException, operation: Operation) -> Judged:
         """What *error* means, with redacted facts. Never raises."""
+
+    # --- positions, balances, prices: for what surrounds an order. A venue without one of them refuses with the reason.
+
+    async def fetch_positions(self) -> Sequence[VenuePosition]:
+        """All positions that are not flat. Empty means flat; what cannot be read raises."""
+        raise self._without("positions")
+
+    async def fetch_balances(self) -> Mapping[str, Balance]:
+        """Balances by currency; a currency that is not in it has none."""
+        raise self._without("balances")
+
+    async def fetch_open_orders(self, symbol: str) -> Sequence[OrderReport]:
+        """Every open order of *symbol*, whoever placed it, stop orders in their own namespaces included."""
+        raise self._without("a list of open orders")
+
+    async def fetch_executions(self, symbol: str, *, since_ms: int) -> Sequence[Execution]:
+        """Every fill of *symbol* at or after *since_ms*, oldest first, complete or raising."""
+        raise self._without("a list of fills")
+
+    async def fetch_order_book(self, symbol: str, *, depth: int = 20) -> OrderBook:
+        """The best *depth* levels of both sides."""
+        raise self._without("order books")
+
+    async def fetch_quotes(self, symbols: Sequence[str]) -> Mapping[str, Quote]:
+        """Best prices by symbol; a symbol without an answer is left out."""
+        raise self._without("quotes")
+
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
+        """Set the leverage. An answer "already so" raises, and :meth:`judge` calls it NO_CHANGE."""
+        raise self._without("leverage")
+
+    async def set_margin_mode(self, symbol: str, mode: str) -> None:
+        """Set the margin mode, ``"isolated"`` or ``"cross"``; as :meth:`set_leverage`."""
+        raise self._without("margin modes")
+
+    def stop_kind(self, symbol: str) -> StopKind:
+        """How this venue keeps the stop of a position in *symbol*."""
+        return StopKind.ORDER
+
+    async def set_attached_stop(self, symbol: str, side: PositionSide, stop_price: Decimal | None) -> None:
+        """Attach a stop-loss to the whole position, or remove it (None). Verify it by reading the position back."""
+        raise self._without("stops attached to positions")
+
+    def _without(self, what: str) -> UnsupportedByVenue:
+        return UnsupportedByVenue(f"{self.venue_name}: this adapter offers no {what}")
+
+
+class PreTradeCheck(Protocol):
+    """A question that is asked before every entry goes out (never before an exit).
+
+    Asked at submission and again right before each send; it may wait for readings, within the gateway's time-out.
+    """
+
+    async def check(self, intent: Intent, instrument: Instrument) -> None:
+        """Raise :class:`~execsafe.errors.TradingDenied` with ``reason`` to refuse; return to allow."""
+        ...

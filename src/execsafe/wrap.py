@@ -269,9 +269,9 @@ class GuardedExchange:
         snake = snake_case(name)
         if snake in {"create_order", "edit_order", "cancel_order"}:
             return getattr(self, snake)
+        value = getattr(exchange, name)
         if snake in SIBLINGS:
             return self._sibling(snake)
-        value = getattr(exchange, name)
         if not callable(value) or inspect.isclass(value):
             return value
         if REFUSED.fullmatch(snake):
@@ -313,8 +313,8 @@ class GuardedExchange:
             if isinstance(order, dict):
                 try:
                     report = self.adapter.parse_report(order)
-                    await self.registry.observe(report, account=self.account)
-                except (StoreError, InvalidInput):
+                    await self.registry.observe(report, account=self.account, venue=self.adapter.venue_name)
+                except ExecsafeError:
                     return
 
     # --- inside ----------------------------------------------------------------------------------
@@ -348,15 +348,17 @@ class GuardedExchange:
     async def _mine(self, order_id: str, symbol: str | None, params: Mapping[str, Any] | None) -> IntentRecord | None:
         client_order_id = (params or {}).get("clientOrderId")
         if client_order_id is not None:
-            return await self.registry.find_client_order(self.account, client_order_id)
-        if symbol is not None:
-            return await self.registry.find_order(self.account, symbol, order_id)
-        found = [
-            record
-            for record in await self.registry.open_records(self.account)
-            if any(a.venue_order_id == order_id for a in record.attempts)
-        ]
-        return found[0] if len(found) == 1 else None
+            found = [await self.registry.find_client_order(self.account, client_order_id)]
+        elif symbol is not None:
+            found = [await self.registry.find_order(self.account, symbol, order_id)]
+        else:
+            found = [
+                record
+                for record in await self.registry.open_records(self.account)
+                if any(a.venue_order_id == order_id for a in record.attempts)
+            ]
+        mine = [record for record in found if record is not None and self.gateway.is_at_home(record)]
+        return mine[0] if len(mine) == 1 else None
 
     async def _check_listed(self, symbol: str | None) -> None:
         """Refuse a symbol that the venue does not list. A venue that cannot say so does not stand in the way."""

@@ -50,7 +50,7 @@ async def test_what_a_killed_process_left_between_two_steps_is_settled_by_the_ne
         [rests, canceled, _edited, arrived] = rig.accepted()
         rig.venue.fill(rests.venue_order_id, rig.server.clock.now_ms(), plainly(0.004))
 
-        guarded = await rig.guard()
+        guarded = await rig.guard(ready=False)
         recovery = await guarded.recover()
         assert (recovery.unresolved, recovery.held_elsewhere) == ((), ())
         states = {record.intent.key: record.state for record in recovery.settled}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import tempfile
 from decimal import Decimal
 
+import ccxt
 import pytest
 
 import execsafe
@@ -14,9 +17,12 @@ from execsafe.model.event import EventType
 from execsafe.model.outcome import Operation
 from execsafe.stores.memory import MemoryStore
 from execsafe.testing.faults import Fault, Strike
+from execsafe.testing.http import VenueServer
+from execsafe.testing.venue import FillStep
 from wrap.rig import (
     MARKETABLE,
     RESTING,
+    VENUES,
     a_rig,
     at_both_venues,
     buy,
@@ -309,6 +315,36 @@ async def test_a_quantity_off_the_grid_is_rounded_down_before_it_is_journalled(n
         assert order["price"] in {40_000.12, 40_000.1}
 
 
+@at_both_venues
+async def test_an_order_that_ends_at_once_says_how_much_of_it_filled(name):
+    async with a_rig(name) as rig:
+        guarded = await rig.guard()
+        rig.venue.schedule_fills(rig.symbol, [FillStep(0, 0.4)])
+        for key, fault in (("heard", None), ("unheard", Fault.DROP_REPLY)):
+            if fault is not None:
+                rig.strike(fault)
+            order = await buy(guarded, key, price=MARKETABLE, timeInForce="IOC")
+            assert order["status"] in {"expired", "canceled"}
+            assert (order["filled"], order["remaining"], order["average"]) == (0.004, 0.006, 60_000)
+        rig.venue.schedule_fills(rig.symbol, None)
+        filled = await buy(guarded, "all or nothing", price=MARKETABLE, timeInForce="FOK")
+        assert (filled["status"], filled["filled"]) == ("closed", 0.01)
+
+
+@at_both_venues
+async def test_a_post_only_order_that_would_take_is_refused_or_ends_without_a_fill(name):
+    async with a_rig(name) as rig:
+        guarded = await rig.guard()
+        for _ in range(2):
+            end = await outcome(buy(guarded, price=MARKETABLE, postOnly=True))
+            if name == "binance":
+                assert type(end) is ccxt.OrderImmediatelyFillable
+            else:  # it accepts the order and cancels it at once
+                assert (end["status"], end["filled"], end["postOnly"]) == ("canceled", 0, True)
+        assert rig.orders_sent() == 1
+        assert rig.ledger.fills() == []
+
+
 # --- the store fails -------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +389,18 @@ async def test_a_journal_that_cannot_be_opened_refuses_entries_with_a_store_erro
         assert rig.orders_sent() == 0
 
 
+def test_what_the_exchange_does_not_have_the_guarded_one_does_not_have_either():
+    class Small:
+        id = "binance"
+
+        async def create_order(self, *order):
+            raise NotImplementedError
+
+    guarded = execsafe.wrap(Small(), store="memory://")
+    assert [name for name in CALLS if hasattr(guarded, name)] == ["createOrder"]
+    assert not hasattr(guarded, "fetch_ticker")
+
+
 async def test_closing_closes_store_and_exchange():
     async with a_rig() as rig:
         guarded = await rig.guard()
@@ -360,3 +408,51 @@ async def test_closing_closes_store_and_exchange():
         await guarded.close()
         assert guarded.exchange.session is None
         await asyncio.sleep(0)
+
+
+# --- one journal for several venues ----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def both_on_one_journal(patience_s):
+    """Two exchanges that trade the same symbol, guarded with one journal and the default account."""
+    async with contextlib.AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = await stack.enter_async_context(VenueServer(client_timeout_ms=400))
+        guards = []
+        for name in VENUES:
+            profile = quick(name, expiry_window_s=0.3, read_lag_s=0.05)
+            settings = {"profile": profile, "request_timeout_s": 0.2, "look_interval_s": 0.05, "patience_s": patience_s}
+            guarded = execsafe.wrap(server.exchange(name), store=f"sqlite:///{folder}/orders.db", **settings)
+            guards.append(await stack.enter_async_context(guarded))
+            await guarded.adapter.prepare("BTC/USDT")
+        yield server, *guards
+
+
+def spot(key):
+    return "BTC/USDT", "limit", "buy", 0.01, RESTING, {"intentKey": key}
+
+
+async def test_a_key_of_another_venues_order_is_a_conflict_and_never_answered_with_that_order():
+    async with both_on_one_journal(2.0) as (server, one, two):
+        order = await one.create_order(*spot("signal"))
+        with pytest.raises(IntentConflict, match="belongs to an order at binance"):
+            await two.create_order(*spot("signal"))
+        assert server.venues["bybit"].ledger.received() == []
+        await two.create_order(*spot("signal, second leg"))
+        await two.cancel_order(order["id"])  # by venue id alone: its own, although the other has the same
+        assert server.venues["binance"].order(order["id"]).is_open
+        assert server.venues["bybit"].open_orders() == []
+
+
+async def test_what_is_in_doubt_at_one_venue_is_never_looked_for_or_placed_at_another():
+    async with both_on_one_journal(2.0) as (server, one, two):
+        server.plans["bybit"].strike_next(Operation.CREATE, Fault.DROP_REPLY)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(two.create_order(*spot("signal")), 0.1)
+        requests = len(server.requests)
+        recovery = await one.recover()
+        assert (recovery.settled, recovery.unresolved, len(server.requests)) == ((), (), requests)
+        assert [record.intent.key for record in (await two.recover()).settled] == ["signal"]
+        accepted = {name: len(venue.ledger.accepted()) for name, venue in server.venues.items()}
+        assert accepted == {"binance": 0, "bybit": 1}

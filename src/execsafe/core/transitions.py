@@ -174,10 +174,17 @@ def _replace(record: IntentRecord, attempt: Attempt, now_ms: int) -> IntentRecor
 # --- What we do ----------------------------------------------------------------------------------
 
 
-def new_record(intent: Intent, *, quantity: Decimal, limit_price: Decimal | None, now_ms: int) -> IntentRecord:
+def new_record(
+    intent: Intent, *, quantity: Decimal, limit_price: Decimal | None, now_ms: int, venue: str = ""
+) -> IntentRecord:
     """A record of what is meant, with the rounded *quantity* and *limit_price*; nothing sent yet."""
     return IntentRecord(
-        intent=intent, quantity=quantity, limit_price=limit_price, created_at_ms=now_ms, updated_at_ms=now_ms
+        intent=intent,
+        quantity=quantity,
+        limit_price=limit_price,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+        venue=venue,
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from decimal import Decimal
 
 import anyio
@@ -16,6 +17,7 @@ from execsafe.core.approval import Approved, approve
 from execsafe.errors import (
     AlreadyInFlight,
     ExecsafeError,
+    IntentConflict,
     InvalidInput,
     LeaseHeld,
     OutcomeUnknown,
@@ -23,6 +25,7 @@ from execsafe.errors import (
     VenueUnavailable,
     VersionConflict,
 )
+from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.driver import Driver, Journey, build_request
 from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
 from execsafe.gateway.policy import GatewayPolicy
@@ -34,7 +37,7 @@ from execsafe.model.intent import Change, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport
 from execsafe.model.outcome import Meaning, Operation
 from execsafe.model.values import shorten
-from execsafe.ports import Clock, ExchangeAdapter
+from execsafe.ports import Clock, ExchangeAdapter, PreTradeCheck
 
 _PREPARE_TIMEOUTS = 3  # loading a venue's markets takes several requests
 _RECOVER_AT_ONCE = 8  # concurrent intents; their reads share the resolver's spacing anyway
@@ -63,6 +66,7 @@ class OrderGateway:
         policy: time-outs, patience, attempts.
         looks: how often to look for an order in doubt.
         locks: in-process exclusion; pass one to share it among gateways.
+        checks: asked before every entry goes out, in this order; exits pass without.
         clock: defaults to the registry's.
         holder: this process's name in leases; unique per process start by default.
     """
@@ -75,6 +79,7 @@ class OrderGateway:
         policy: GatewayPolicy | None = None,
         looks: LookPolicy | None = None,
         locks: DedupLock | None = None,
+        checks: Sequence[PreTradeCheck] = (),
         clock: Clock | None = None,
         holder: str | None = None,
     ) -> None:
@@ -84,6 +89,7 @@ class OrderGateway:
         self._clock = clock if clock is not None else registry.clock
         self._locks = locks if locks is not None else DedupLock(clock=self._clock)
         self.resolver: GhostOrderResolver = GhostOrderResolver(adapter, clock=self._clock, policy=looks)
+        self._checks = EntryChecks(adapter, checks, timeout_s=self.policy.request_timeout_s)
         self._driver = Driver(
             adapter,
             registry,
@@ -91,6 +97,7 @@ class OrderGateway:
             self.policy,
             clock=self._clock,
             holder=holder if holder is not None else new_holder(),
+            checks=self._checks,
         )
         self._unjournalled: set[str] = set()
 
@@ -103,16 +110,16 @@ class OrderGateway:
 
         Raises:
             InvalidInput: malformed, against a limit, or not understood by the venue. Nothing was sent.
-            IntentConflict: the key belongs to another payload. Nothing was sent.
+            IntentConflict: the key belongs to another payload, or to an order at another venue. Nothing was sent.
             AlreadyInFlight: another caller is working on this key. Nothing was sent by this call.
-            TradingDenied: the intent is stale. Nothing was sent.
+            TradingDenied: the intent is stale, or a check refused it. Nothing was sent.
             VenueUnavailable: the venue could not be asked for what must be known before sending. Nothing was sent.
             StoreError: it could not be journalled. Nothing was sent.
             OutcomeUnknown: the journal or the lease was lost half way; ``recover()`` settles it.
         """
         claim, has_waited = await self._claim(intent, join=join)
         try:
-            shared = await self.registry.recorded(intent) if has_waited else None
+            shared = await self._recorded(intent) if has_waited else None
             if shared is not None and shared.state is IntentState.UNRESOLVED:
                 return outcome_of(shared)  # the call that was joined has looked long enough
             return await self._submit_claimed(intent, join=join)
@@ -202,7 +209,7 @@ class OrderGateway:
         Raises:
             StoreError: the journal failed for at least one intent; all that could be settled are.
         """
-        records = await self.registry.open_records(account)
+        records = [r for r in await self.registry.open_records(account) if self.is_at_home(r)]
         ends: list[tuple[str, IntentRecord]] = []
         failures: list[ExecsafeError] = []
         limiter = anyio.CapacityLimiter(_RECOVER_AT_ONCE)
@@ -226,6 +233,10 @@ class OrderGateway:
             held_elsewhere=tuple(r for kind, r in ends if kind == "held"),
         )
 
+    def is_at_home(self, record: IntentRecord) -> bool:
+        """Whether the intent is placed at this gateway's venue: one journal may serve several."""
+        return record.venue in {"", self.adapter.venue_name}
+
     # --- inside ----------------------------------------------------------------------------------
 
     async def _claim(self, intent: Intent, *, join: bool) -> tuple[Claim, bool]:
@@ -247,19 +258,24 @@ class OrderGateway:
     async def _submit_claimed(self, intent: Intent, *, join: bool) -> SubmitOutcome:
         try:
             approved = await self._approve(intent)
+            await self._checks.ask(intent)
         except Exception:
             # A recorded intent has its recorded outcome, whatever has become of markets or limits since.
-            existing = await self.registry.recorded(intent)
+            existing = await self._recorded(intent)
             if existing is None:
                 raise
             return await self._revisit(existing, join=join)
         record = transitions.new_record(
-            intent, quantity=approved.quantity, limit_price=approved.limit_price, now_ms=self._clock.now_ms()
+            intent,
+            quantity=approved.quantity,
+            limit_price=approved.limit_price,
+            now_ms=self._clock.now_ms(),
+            venue=self.adapter.venue_name,
         )
         try:
             journey = await self._driver.drive(await self._journey(record))
         except (VersionConflict, LeaseHeld) as error:
-            existing = await self.registry.recorded(intent)
+            existing = await self._recorded(intent)
             if existing is None:
                 raise self._in_flight_elsewhere(intent) from error
             return await self._revisit(existing, join=join)
@@ -374,6 +390,19 @@ class OrderGateway:
         record = await self.registry.find(key, account=account, leg=leg)
         if record is None:
             raise InvalidInput(f"no intent {key!r} is recorded for account {account!r}", intent_key=key)
+        return self._checked_home(record)
+
+    async def _recorded(self, intent: Intent) -> IntentRecord | None:
+        record = await self.registry.recorded(intent)
+        return None if record is None else self._checked_home(record)
+
+    def _checked_home(self, record: IntentRecord) -> IntentRecord:
+        if not self.is_at_home(record):
+            raise IntentConflict(
+                f"intent key {record.intent.key!r} belongs to an order at {record.venue}; use a new key, or an account "
+                "of its own for each venue",
+                intent_key=record.intent.key,
+            )
         return record
 
     async def _observe(self, record: IntentRecord, client_order_id: str, report: OrderReport) -> IntentRecord:

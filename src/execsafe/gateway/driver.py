@@ -18,7 +18,8 @@ from execsafe.core import transitions
 from execsafe.core.approval import is_stale
 from execsafe.core.ghosts import Verdict
 from execsafe.core.steps import Step, next_step
-from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreError
+from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreError, TradingDenied
+from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.policy import GatewayPolicy
 from execsafe.ghosts import GhostOrderResolver, order_ref
 from execsafe.intents import IntentRegistry, Transition, lease_name
@@ -63,7 +64,9 @@ class Driver:
         *,
         clock: Clock,
         holder: str,
+        checks: EntryChecks,
     ) -> None:
+        self._checks = checks
         self._adapter = adapter
         self._registry = registry
         self._resolver = resolver
@@ -143,6 +146,12 @@ class Driver:
     # --- send ------------------------------------------------------------------------------------
 
     async def _send(self, journey: Journey) -> None:
+        if journey.record.attempts:  # the first attempt was checked at the door
+            try:
+                await self._checks.ask(journey.record.intent)
+            except TradingDenied:
+                await self._give_up(journey)
+                return
         attempt = await self._journal_attempt(journey)
         if attempt is None:
             return  # evidence came first

@@ -255,7 +255,7 @@ class IntentRecord:
 
     ``quantity`` is what the intent may own at most (its authorised quantity: the request rounded to the
     step, or the last edit's total). ``version`` counts stored changes. ``given_up`` says that no further
-    attempt will be made.
+    attempt will be made. ``venue`` is where it is placed (``ExchangeAdapter.venue_name``); "" where nobody said.
     """
 
     intent: Intent
@@ -269,6 +269,7 @@ class IntentRecord:
     updated_at_ms: int = 0
     ended_at_ms: int | None = None
     version: int = 0
+    venue: str = ""
 
     @property
     def last(self) -> Attempt | None:

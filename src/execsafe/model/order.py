@@ -89,8 +89,9 @@ class OrderRequest:
 class OrderReport:
     """What one reading of the venue said about one order.
 
-    ``filled_quantity`` is cumulative; None means that the reading did not state it. ``raw`` is the
-    venue client's own structure, for display only: it is never journalled nor compared.
+    ``filled_quantity`` is cumulative; None means that the reading did not state it, as with ``trigger_price`` and
+    ``reduce_only`` (which listings of open orders state). ``raw`` is the venue client's own structure, for display
+    only: it is never journalled nor compared.
     """
 
     symbol: str
@@ -104,4 +105,6 @@ class OrderReport:
     limit_price: Decimal | None = None
     fills: tuple[Fill, ...] = ()
     reported_at_ms: int | None = None
+    trigger_price: Decimal | None = None
+    reduce_only: bool | None = None
     raw: Mapping[str, Any] | None = attrs.field(default=None, eq=False, repr=False)

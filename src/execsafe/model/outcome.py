@@ -17,6 +17,7 @@ class Operation(enum.StrEnum):
     LOOK_UP = "look_up"
     SET_LEVERAGE = "set_leverage"
     SET_MARGIN_MODE = "set_margin_mode"
+    SET_STOP = "set_stop"  # a stop attached to a position
 
 
 class Meaning(enum.StrEnum):

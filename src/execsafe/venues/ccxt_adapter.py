@@ -76,6 +76,11 @@ class CcxtAdapter(ExchangeAdapter):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.exchange_id}>"
 
+    @property
+    def venue_name(self) -> str:
+        """The exchange object's id."""
+        return self.exchange_id
+
     # --- before sending --------------------------------------------------------------------------
 
     async def prepare(self, symbol: str) -> Instrument:
