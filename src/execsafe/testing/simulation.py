@@ -9,6 +9,7 @@ A run is a function of its arguments: the same seed gives the same course of eve
 from __future__ import annotations
 
 import contextlib
+import decimal
 import gc
 import hashlib
 import tempfile
@@ -155,7 +156,8 @@ def _run(
         return start_ms
 
     runner = run_simulated if backend == "asyncio" else run_simulated_trio
-    with variant.patch(), _collector_paused():
+    # Clients change the current context for good (ccxt: rounding and traps); what is drawn must not depend on that.
+    with variant.patch(), _collector_paused(), decimal.localcontext(decimal.Context()):
         start_ms = runner(main, seed=seed)
     return start_ms, made[0]
 
