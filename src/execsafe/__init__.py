@@ -57,12 +57,30 @@ if TYPE_CHECKING:
     from execsafe.model.intent import Attempt, AttemptState, Intent, IntentRecord, IntentState
     from execsafe.model.order import Fee, Fill, OrderReport, OrderRequest, OrderStatus, Side
     from execsafe.model.outcome import Judged, Meaning, Operation
+    from execsafe.model.position import (
+        AttachedStop,
+        Balance,
+        BookLevel,
+        Execution,
+        OrderBook,
+        OrderStop,
+        Position,
+        PositionKey,
+        PositionSide,
+        Quote,
+        Snapshot,
+        StopHandle,
+        StopKind,
+        Unavailable,
+        VenuePosition,
+    )
     from execsafe.model.venue import Dedup, Expiry, IdEncoding, IdRule, LookUp, VenueProfile, View
-    from execsafe.ports import Clock, Durability, ExchangeAdapter, Listener, OrderRef, Store
+    from execsafe.ports import Clock, Durability, ExchangeAdapter, Listener, OrderRef, PreTradeCheck, Store
     from execsafe.retention import TTLStore
     from execsafe.stores import open_store
     from execsafe.venues.ccxt_adapter import CcxtAdapter
     from execsafe.venues.profiles import profile_for
+    from execsafe.views import VenueReader
     from execsafe.wrap import GuardedExchange, wrap
 
 _HOMES = {
@@ -111,12 +129,30 @@ _HOMES = {
     "execsafe.model.intent": ("Attempt", "AttemptState", "Intent", "IntentRecord", "IntentState"),
     "execsafe.model.order": ("Fee", "Fill", "OrderReport", "OrderRequest", "OrderStatus", "Side"),
     "execsafe.model.outcome": ("Judged", "Meaning", "Operation"),
+    "execsafe.model.position": (
+        "AttachedStop",
+        "Balance",
+        "BookLevel",
+        "Execution",
+        "OrderBook",
+        "OrderStop",
+        "Position",
+        "PositionKey",
+        "PositionSide",
+        "Quote",
+        "Snapshot",
+        "StopHandle",
+        "StopKind",
+        "Unavailable",
+        "VenuePosition",
+    ),
     "execsafe.model.venue": ("Dedup", "Expiry", "IdEncoding", "IdRule", "LookUp", "VenueProfile", "View"),
-    "execsafe.ports": ("Clock", "Durability", "ExchangeAdapter", "Listener", "OrderRef", "Store"),
+    "execsafe.ports": ("Clock", "Durability", "ExchangeAdapter", "Listener", "OrderRef", "PreTradeCheck", "Store"),
     "execsafe.retention": ("TTLStore",),
     "execsafe.stores": ("open_store",),
     "execsafe.venues.ccxt_adapter": ("CcxtAdapter",),
     "execsafe.venues.profiles": ("profile_for",),
+    "execsafe.views": ("VenueReader",),
     "execsafe.wrap": ("GuardedExchange", "wrap"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -125,8 +161,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Accepted",
     "AlreadyInFlight",
+    "AttachedStop",
     "Attempt",
     "AttemptState",
+    "Balance",
+    "BookLevel",
     "CapacityExceeded",
     "CcxtAdapter",
     "Clock",
@@ -137,6 +176,7 @@ __all__ = [
     "EventType",
     "ExchangeAdapter",
     "ExecsafeError",
+    "Execution",
     "Expiry",
     "Fee",
     "Fill",
@@ -164,16 +204,26 @@ __all__ = [
     "NotPlaced",
     "OnBusy",
     "Operation",
+    "OrderBook",
     "OrderGateway",
     "OrderRef",
     "OrderRejected",
     "OrderReport",
     "OrderRequest",
     "OrderStatus",
+    "OrderStop",
     "OutcomeUnknown",
+    "Position",
+    "PositionKey",
+    "PositionSide",
+    "PreTradeCheck",
+    "Quote",
     "Rejected",
     "Side",
+    "Snapshot",
     "StaleFencingToken",
+    "StopHandle",
+    "StopKind",
     "Store",
     "StoreCorrupt",
     "StoreError",
@@ -188,9 +238,12 @@ __all__ = [
     "SystemClock",
     "TTLStore",
     "TradingDenied",
+    "Unavailable",
     "Unknown",
     "UnsupportedByVenue",
+    "VenuePosition",
     "VenueProfile",
+    "VenueReader",
     "VenueUnavailable",
     "VersionConflict",
     "View",

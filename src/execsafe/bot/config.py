@@ -1,0 +1,271 @@
+"""Configuration of ``execsafe run``: one TOML file, checked whole before anything starts. Keys never come from it.
+
+    [venue]
+    exchange = "binanceusdm"      # ccxt's id
+    # sandbox = true              # the venue's test network; false only together with live = true
+
+    [strategy]
+    name = "waves"                # or "pairs", or "my_package.my_module:MyStrategy"
+    symbols = ["ETH/USDT:USDT"]
+
+Every other value has a default; ``execsafe run --config FILE --show`` prints what is in force.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import attrs
+import cattrs
+
+import execsafe
+
+T = TypeVar("T")
+
+_FILE_BYTES_MAX: Final = 1_000_000
+_CREDENTIALS: Final = {"apiKey": "API_KEY", "secret": "API_SECRET", "password": "API_PASSWORD", "uid": "API_UID"}
+_SECRET_WORDS: Final = ("key", "secret", "password", "token", "passphrase")
+
+
+def _above_zero(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not value > 0:
+        raise execsafe.InvalidInput(f"{attribute.name} must be above 0, was {value}")
+
+
+def amount(value: object) -> Decimal:
+    """A Decimal from a number or text; floats by their ``repr``.
+
+    Raises:
+        InvalidInput: anything that is not a finite number.
+    """
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else str(value))
+    except InvalidOperation:
+        raise execsafe.InvalidInput(f"not a number: {str(value)[:40]!r}") from None
+    if not number.is_finite():
+        raise execsafe.InvalidInput("a number must be finite")
+    return number
+
+
+@attrs.frozen(kw_only=True)
+class VenueConfig:
+    """Where to trade. ``sandbox`` is on unless it is switched off *and* ``live`` is said: two words for real money."""
+
+    exchange: str
+    account: str = "default"
+    sandbox: bool = True
+    live: bool = False
+    options: dict[str, Any] = attrs.Factory(dict)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse to guess whether real money is meant."""
+        if self.live is self.sandbox:
+            raise execsafe.InvalidInput(
+                "venue: real trading needs both live = true and sandbox = false; anything else stays in the sandbox "
+                "(live = false, sandbox = true)"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class StrategyConfig:
+    """What to trade, and by which rule."""
+
+    name: str
+    symbols: tuple[str, ...]
+    candle: str = "5m"
+    settings: dict[str, Any] = attrs.Factory(dict)
+
+    def __attrs_post_init__(self) -> None:
+        """A strategy without a symbol does nothing."""
+        if not self.symbols:
+            raise execsafe.InvalidInput("strategy: symbols must name at least one symbol")
+
+
+@attrs.frozen(kw_only=True)
+class RiskConfig:
+    """How much may be at stake.
+
+    Attributes:
+        position_notional: value of one position, in quote currency.
+        leverage: set and confirmed before the first entry of a symbol; 1 changes nothing.
+        positions_max: how many may be open at once.
+        gross_notional_max: worst-case value of all positions and open entries together.
+        slippage_bps: how far beyond the best price an entry's limit is set.
+        unprotected_s: how long a position may be without a verified stop before it is closed.
+        spread_max_bps: a wider spread refuses entries.
+    """
+
+    position_notional: Decimal = attrs.field(default=Decimal(50), converter=amount, validator=_above_zero)
+    leverage: int = attrs.field(default=1, validator=_above_zero)
+    positions_max: int = attrs.field(default=10, validator=_above_zero)
+    gross_notional_max: Decimal = attrs.field(default=Decimal(1000), converter=amount, validator=_above_zero)
+    slippage_bps: Decimal = attrs.field(default=Decimal(20), converter=amount, validator=_above_zero)
+    unprotected_s: float = attrs.field(default=5.0, validator=_above_zero)
+    spread_max_bps: Decimal = attrs.field(default=Decimal(50), converter=amount, validator=_above_zero)
+
+
+@attrs.frozen(kw_only=True)
+class RunConfig:
+    """How the bot itself runs.
+
+    Attributes:
+        store: where the journal lives.
+        mode: ``"live"`` carries decisions out, ``"drain"`` takes and drops them, ``"paper"`` also says what it would
+            do.
+        signal_age_max_s: an older decision is not carried out.
+        reconcile_s, protect_s, prices_s: how often positions are compared, stops checked and prices read.
+        stop: what a graceful stop does with open positions: ``"flat"`` closes them, ``"keep"`` leaves them protected.
+        stop_timeout_s: how long a graceful stop may take before it says what is left.
+    """
+
+    store: str = "sqlite:///execsafe.db"
+    mode: str = attrs.field(default="live", validator=attrs.validators.in_(("live", "drain", "paper")))
+    signal_age_max_s: float = attrs.field(default=300.0, validator=_above_zero)
+    reconcile_s: float = attrs.field(default=60.0, validator=_above_zero)
+    protect_s: float = attrs.field(default=5.0, validator=_above_zero)
+    prices_s: float = attrs.field(default=1.5, validator=_above_zero)
+    stop: str = attrs.field(default="keep", validator=attrs.validators.in_(("flat", "keep")))
+    stop_timeout_s: float = attrs.field(default=60.0, validator=_above_zero)
+
+
+@attrs.frozen(kw_only=True)
+class BotConfig:
+    """The whole file."""
+
+    venue: VenueConfig
+    strategy: StrategyConfig
+    risk: RiskConfig = attrs.Factory(RiskConfig)
+    run: RunConfig = attrs.Factory(RunConfig)
+
+
+def load(path: Path) -> BotConfig:
+    """Read and check a configuration file.
+
+    Raises:
+        InvalidInput: not TOML, an unknown name (the message has the nearest known one), a value that cannot be,
+            or something that looks like a credential.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        text = file.read(_FILE_BYTES_MAX + 1)
+    if len(text) > _FILE_BYTES_MAX:
+        raise execsafe.InvalidInput(f"{path} is too large for a configuration")
+    try:
+        tree = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise execsafe.InvalidInput(f"{path}: {error}") from None
+    for name in _names(tree):
+        if any(word in name.lower() for word in _SECRET_WORDS):
+            raise execsafe.InvalidInput(f"{path}: {name} looks like a credential; keys come from the environment only")
+    return settings(BotConfig, tree)
+
+
+def settings(cls: type[T], values: Mapping[str, object]) -> T:
+    """*values* as an instance of the attrs class *cls*, nested ones included.
+
+    Raises:
+        InvalidInput: unknown or missing names, or values that cannot be; all of them in one message.
+    """
+    converter = cattrs.Converter(forbid_extra_keys=True, prefer_attrib_converters=True)
+    converter.register_structure_hook(bool, _strictly(bool))
+    converter.register_structure_hook(int, _strictly(int))
+    converter.register_structure_hook(str, _strictly(str))
+    converter.register_structure_hook(Decimal, lambda value, _type: amount(value))
+    try:
+        return converter.structure(values, cls)
+    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        raise execsafe.InvalidInput("; ".join(_problems(error, cls))) from None
+
+
+def credentials(config: VenueConfig, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The exchange's keys for ccxt, from ``EXECSAFE_API_KEY``, ``…_SECRET``, ``…_PASSWORD``, ``…_UID``.
+
+    With the account's name in between (``EXECSAFE_MAIN_API_KEY``) for an account other than "default". With
+    ``_FILE`` at the end the variable names a file that holds the value.
+
+    Raises:
+        OSError: such a file cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    prefix = "EXECSAFE_" if config.account == "default" else f"EXECSAFE_{config.account.upper()}_"
+    found: dict[str, str] = {}
+    for name, suffix in _CREDENTIALS.items():
+        variable = prefix + suffix
+        if variable in environment:
+            found[name] = environment[variable]
+        elif f"{variable}_FILE" in environment:
+            found[name] = Path(environment[f"{variable}_FILE"]).read_text(encoding="utf-8").strip()
+    return found
+
+
+def describe(config: BotConfig) -> list[str]:
+    """What is in force, line by line, as TOML-like text. There is nothing secret in it."""
+    lines: list[str] = []
+    for table, values in attrs.asdict(config, recurse=False).items():
+        lines.append(f"[{table}]")
+        for name, value in attrs.asdict(values).items():
+            lines.append(f"{name} = {_shown(value)}")
+    return lines
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_shown(item)}" for name, item in value.items()) + "}"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _strictly(kind: type) -> Any:
+    def structure(value: object, _type: object) -> object:
+        if type(value) is not kind:
+            raise execsafe.InvalidInput(f"must be {kind.__name__}, was {type(value).__name__}")
+        return value
+
+    return structure
+
+
+def _names(tree: object) -> Iterator[str]:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield str(name)
+            yield from _names(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _names(value)
+
+
+def _problems(error: BaseException, cls: type) -> list[str]:
+    return [_hinted(text, cls) for text in cattrs.transform_error(error, format_exception=_worded)]
+
+
+def _worded(error: BaseException, _type: type | None) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        return "unknown name " + ", ".join(sorted(error.extra_fields))
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return str(error) or type(error).__name__
+
+
+def _hinted(text: str, cls: type) -> str:
+    known = sorted(_fields_of(cls))
+    for word in text.split():
+        near = difflib.get_close_matches(word.strip(","), known, n=1) if "unknown name" in text else []
+        if near and word.strip(",") not in known:
+            return f"{text} (did you mean {near[0]}?)"
+    return text
+
+
+def _fields_of(cls: type) -> Iterator[str]:
+    for field in attrs.fields(cls):
+        yield field.name
+        if isinstance(field.type, type) and attrs.has(field.type):
+            yield from _fields_of(field.type)
