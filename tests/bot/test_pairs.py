@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import execsafe
 from execsafe.bot.candles import RECORDED, Candle, paired, parse, recorded
 from execsafe.bot.demo import INSTRUMENTS
-from execsafe.bot.pairs import PairsPolicy, signals
+from execsafe.bot.pairs import Pairs, PairsPolicy, signals
 
 PAIR = (INSTRUMENTS["ETH/BTC"], INSTRUMENTS["LTC/BTC"])
 FIVE_MIN_MS = 300_000
@@ -160,3 +160,28 @@ def test_the_shipped_candles_carry_prices_and_nothing_else():
     for name in RECORDED.values():
         with (resources.files("execsafe.bot") / "data" / name).open(encoding="ascii") as lines:
             assert next(csv.reader(lines)) == ["timestamp_ms", "open", "high", "low", "close", "volume"]
+
+
+def test_as_a_strategy_it_decides_what_the_signals_say():
+    names = "ETH/BTC", "LTC/BTC"
+    strategy = Pairs(names, {})
+
+    class Desk:
+        def instrument(self, symbol):
+            return INSTRUMENTS[symbol]
+
+        def position(self, symbol):
+            return None
+
+    pairs = paired(recorded("ETH/BTC"), recorded("LTC/BTC"))
+    decided = [d for pair in pairs for d in strategy.on_candles(dict(zip(names, pair, strict=True)), Desk())]
+    assert decided == [signal.as_trade() for signal in of_the_recorded_candles()]
+    assert len({decision.id for decision in decided}) == len(decided) > 10
+    assert list(strategy.on_candles({"ETH/BTC": pairs[0][0]}, Desk())) == []
+
+
+def test_as_a_strategy_it_takes_two_symbols_and_no_unknown_settings():
+    with pytest.raises(execsafe.InvalidInput, match="two symbols"):
+        Pairs(("ETH/BTC",), {})
+    with pytest.raises(execsafe.InvalidInput, match="unknown name windw"):
+        Pairs(("ETH/BTC", "LTC/BTC"), {"windw": 3})

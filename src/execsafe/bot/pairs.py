@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import attrs
 
 import execsafe
+from execsafe.bot import config, strategy
 from execsafe.bot.candles import Candle
+from execsafe.bot.strategy import Decision, Desk, Strategy, TradePair
 
 _BPS: Final = Decimal(10_000)
 _WINDOW_MIN: Final = 2
+_LEGS: Final = 2
 
 _Pair: TypeAlias = tuple[Candle, Candle]
 _Instruments: TypeAlias = tuple[execsafe.Instrument, execsafe.Instrument]
@@ -86,6 +89,20 @@ class Signal:
         """Both, in the order in which they are sent."""
         return self.lead, self.hedge
 
+    def as_trade(self) -> TradePair:
+        """As a decision for the desk."""
+        lead, hedge = (
+            strategy.Leg(
+                symbol=leg.symbol,
+                side=leg.side,
+                quantity=leg.quantity,
+                limit_price=leg.limit_price,
+                reverse_price=leg.reverse_price,
+            )
+            for leg in self.legs
+        )
+        return TradePair(id=self.id, lead=lead, hedge=hedge, closes=self.closes)
+
     def key(self, leg: Leg, suffix: str = "") -> str:
         """Intent key of an order for *leg*: strategy, instruments, candle, leg."""
         return f"{self.id}/{leg.name}{suffix}"
@@ -104,13 +121,47 @@ def signals(
     history: deque[float] = deque(maxlen=policy.window)
     opened: Signal | None = None
     for pair in candles:
-        ratio = float(pair[0].close) / float(pair[1].close)
-        z = _z_score(ratio, history) if len(history) == policy.window else 0.0
-        history.append(ratio)
-        signal = _decide(z, opened, pair, instruments, policy)
+        signal = _judge(pair, history, opened, instruments, policy)
         if signal is not None:
             yield signal
             opened = signal if signal.closes is None else None
+
+
+class Pairs(Strategy):
+    """The same rule for ``execsafe run``: the first two symbols are the pair."""
+
+    warm_up: ClassVar[int] = 72
+
+    def __init__(self, symbols: Sequence[str], settings: Mapping[str, object]) -> None:
+        super().__init__(symbols, settings)
+        if len(self.symbols) != _LEGS:
+            raise execsafe.InvalidInput(f"pairs takes two symbols, was given {len(self.symbols)}")
+        self.policy: PairsPolicy = config.settings(PairsPolicy, settings)
+        self._history: deque[float] = deque(maxlen=self.policy.window)
+        self._opened: Signal | None = None
+
+    def on_candles(self, candles: Mapping[str, Candle], desk: Desk) -> Iterable[Decision]:
+        first, second = self.symbols
+        if first not in candles or second not in candles:
+            return ()
+        pair = candles[first], candles[second]
+        signal = _judge(
+            pair, self._history, self._opened, (desk.instrument(first), desk.instrument(second)), self.policy
+        )
+        if signal is None:
+            return ()
+        self._opened = signal if signal.closes is None else None
+        return (signal.as_trade(),)
+
+
+def _judge(
+    pair: _Pair, history: deque[float], opened: Signal | None, instruments: _Instruments, policy: PairsPolicy
+) -> Signal | None:
+    """What this pair of candles means; it is in *history* afterwards, and was not before it was judged."""
+    ratio = float(pair[0].close) / float(pair[1].close)
+    z = _z_score(ratio, history) if len(history) == policy.window else 0.0
+    history.append(ratio)
+    return _decide(z, opened, pair, instruments, policy)
 
 
 def _z_score(value: float, history: Iterable[float]) -> float:
