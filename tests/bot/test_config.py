@@ -42,7 +42,7 @@ def test_real_money_needs_two_words(lines, load):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LEAST.replace("exchange", "exchnge"), "exchange is missing.*unknown name exchnge|unknown name exchnge"),
+        (LEAST.replace("exchange", "exchange_id"), "unknown name exchange_id"),
         (LEAST + "[risk]\nleverag = 3", r"unknown name leverag @ \$.risk \(did you mean leverage\?\)"),
         (LEAST + '[risk]\nleverage = "3"', r"must be int, was str @ \$.risk.leverage"),
         (LEAST + "[risk]\nleverage = true", "must be int, was bool"),
