@@ -92,7 +92,7 @@ async def timed(work: Any) -> float:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("commit", ["thread", "inline"])
-def test_one_durable_commit(benchmark: Any, report: Any, tmp_path: Path, commit: str, mode: str) -> None:
+def test_one_durable_commit(benchmark: Any, report: Any, ratio: Any, *, tmp_path: Path, commit: str, mode: str) -> None:
     """One caller, one record with its alias: against a raw commit of the same bytes."""
     times = 400 if benchmark.enabled else 3
 
@@ -106,20 +106,23 @@ def test_one_durable_commit(benchmark: Any, report: Any, tmp_path: Path, commit:
                 raw_commit(raw, [f"k{number}"])
                 raws.append(time.perf_counter() - start)
         raw.close()
-        ratio = median(ours) / median(raws)
         report(
             f"durable commit, {commit}, {mode}",
             ours_p50_us=median(ours) * 1e6,
             ours_p99_us=quantiles(ours, n=100)[98] * 1e6,
             raw_p50_us=median(raws) * 1e6,
-            ratio=ratio,
         )
+        if benchmark.enabled:
+            # A thread is handed the work and hands back the result: two wakes, 50 µs here, whatever the disk costs.
+            reach = {"inline": 1.6, "thread": 2.0}[commit]
+            name = f"durable commit, {commit}, {mode}"
+            ratio(name, median(ours) * 1e9, median(raws) * 1e9, floor="raw SQLite commit of a row", reach=reach)
 
     benchmark.pedantic(lambda: anyio.run(main), rounds=1)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_64_durable_callers(benchmark: Any, report: Any, tmp_path: Path, mode: str) -> None:
+def test_64_durable_callers(benchmark: Any, report: Any, ratio: Any, tmp_path: Path, mode: str) -> None:
     """64 tasks that each commit as fast as they can: against raw transactions of 64 rows."""
     rounds = 12 if benchmark.enabled else 1
 
@@ -148,6 +151,10 @@ def test_64_durable_callers(benchmark: Any, report: Any, tmp_path: Path, mode: s
             raw_rows_s=median(raws),
             share=median(ours) / median(raws),
         )
+        if benchmark.enabled:
+            # The floor encodes nothing, checks nothing and wakes nobody: 4 µs a row where a callback alone costs 2.
+            floor = "raw SQLite commit of 64 rows, per row"
+            ratio(f"64 durable callers, {mode}", 1e9 / median(ours), 1e9 / median(raws), floor=floor, reach=10)
 
     benchmark.pedantic(lambda: anyio.run(main), rounds=1)
 
@@ -185,7 +192,7 @@ def test_durable_commit_on_a_busy_event_loop(
     benchmark.pedantic(lambda: anyio.run(main, backend=backend), rounds=1)
 
 
-def test_one_commit_in_memory(benchmark: Any, report: Any) -> None:
+def test_one_commit_in_memory(benchmark: Any, report: Any, ratio: Any) -> None:
     """Against awaiting a no-op under an asyncio.Lock."""
     times = 20_000 if benchmark.enabled else 50
 
@@ -209,7 +216,9 @@ def test_one_commit_in_memory(benchmark: Any, report: Any) -> None:
                     await nothing()
             floor = (time.perf_counter() - start) / times
             gc.enable()
-        report("commit in memory", us=ours * 1e6, lock_and_no_op_us=floor * 1e6, ratio=ours / floor)
+        report("commit in memory", us=ours * 1e6, lock_and_no_op_us=floor * 1e6)
+        if benchmark.enabled:
+            ratio("commit in memory", ours * 1e9, floor * 1e9, floor="asyncio.Lock + no-op", reach=5.0)
 
     benchmark.pedantic(lambda: anyio.run(main), rounds=1)
 

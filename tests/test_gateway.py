@@ -31,6 +31,7 @@ from execsafe.model.intent import AttemptState, Intent, IntentState
 from execsafe.model.order import OrderReport, OrderStatus
 from execsafe.model.venue import Dedup, Expiry
 from execsafe.ports import LeaseRequest
+from execsafe.stores.memory import MemoryStore
 from execsafe.testing.clock import VirtualClock
 from execsafe.testing.loop import virtual_backends
 from fakes import (
@@ -129,6 +130,7 @@ async def test_an_accepted_order_rests_with_what_was_asked_on_the_grid(world):
 
 
 @pytest.mark.guarantee(2)
+@pytest.mark.row("S2-31", "S3-06")
 async def test_g2_nothing_is_sent_before_the_attempt_is_durable(world):
     """At the moment of sending the journal holds the client order id, the quantity and the deadline."""
     journalled = []
@@ -496,6 +498,7 @@ class Guard:
         ("hangs", "check_failed"),
     ],
 )
+@pytest.mark.row("X-05")
 async def test_g12_an_entry_that_a_check_refuses_cannot_answer_or_leaves_open_is_not_sent(answer, reason, world):
     guard = Guard(answer)
     adapter, registry, gateway = world.process("p2", checks=[guard])
@@ -1034,6 +1037,30 @@ async def test_g12_an_exit_that_went_out_without_a_journal_is_looked_for_once_th
     assert isinstance(outcome, Accepted)
     assert len(world.orders) == 1
     await world.check()
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_an_exit_goes_out_although_a_store_that_never_waits_is_closed(world):
+    """There the journal is read before it is written: that the reading fails must not keep an exit in."""
+    registry = IntentRegistry(MemoryStore(), clock=world.clock)
+    gateway = OrderGateway(world.adapter, registry, policy=POLICY, looks=LOOKS, clock=world.clock)
+    with pytest.raises(StoreUnavailable):
+        await gateway.submit(intent(key="entry"))
+    assert world.orders == []
+    assert isinstance(await gateway.submit(intent(reduce_only=True)), Accepted)
+    assert len(world.orders) == 1
+
+
+@pytest.mark.guarantee(5)
+async def test_g5_a_repeat_on_a_store_that_never_waits_is_answered_from_it(world):
+    async with MemoryStore() as store:
+        registry = IntentRegistry(store, clock=world.clock)
+        gateway = OrderGateway(world.adapter, registry, policy=POLICY, looks=LOOKS, clock=world.clock)
+        first = await gateway.submit(intent())
+        assert await gateway.submit(intent()) == first
+        with pytest.raises(IntentConflict):
+            await gateway.submit(intent(quantity=2))
+    assert len(world.orders) == 1
 
 
 @pytest.mark.guarantee(12)

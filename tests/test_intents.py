@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from decimal import Decimal
 
@@ -9,6 +10,8 @@ import anyio
 import anyio.lowlevel
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from execsafe.core import transitions
 from execsafe.core.exposure import worst_case
@@ -22,7 +25,7 @@ from execsafe.errors import (
 )
 from execsafe.intents import COLLECTION, IntentRegistry, is_settled, lease_name, order_alias
 from execsafe.model.event import EventType
-from execsafe.model.intent import ErrorFacts, Intent, IntentRecord, IntentState
+from execsafe.model.intent import Change, ErrorFacts, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport, OrderStatus
 from execsafe.ports import LeaseRequest
 from execsafe.stores.memory import MemoryStore
@@ -158,6 +161,53 @@ def test_an_alias_names_one_order_whatever_separators_its_parts_hold():
     """Symbols hold colons, and so may accounts and ids: glued together they would mean two things."""
     parts = [("a", "B/U:U", "1"), ("a:B/U", "U", "1"), ("a", "B/U", "U:1"), ("a", "B", 'U","1'), ("a", 'B","U', "1")]
     assert len({order_alias(*p) for p in parts}) == len(parts)
+
+
+@given(st.lists(st.text(max_size=20), min_size=3, max_size=3))
+@settings(max_examples=1000, deadline=None)
+def test_an_alias_is_the_json_of_its_parts(parts):
+    """What earlier releases stored is still found."""
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    assert order_alias(*parts) == f"order:{text}"
+
+
+async def test_a_write_changes_nothing_but_the_version(registry):
+    """Records are written out field by field: one that was forgotten would fall back to its default."""
+    first, lease = await created(registry, intent())
+    changed = attrs.evolve(
+        first,
+        limit_price=Decimal(3),
+        change=Change(asked_at_ms=1),
+        given_up=True,
+        created_at_ms=4,
+        updated_at_ms=5,
+        ended_at_ms=6,
+        venue="here",
+        state=IntentState.CANCELED,
+    )
+    assert all(getattr(changed, f.name) != f.default for f in attrs.fields(IntentRecord))
+    stored = await registry.advance(first, lambda _: changed, lease=lease)
+    assert stored == attrs.evolve(changed, version=2)
+    assert await registry.find("k") == stored
+
+
+@pytest.mark.guarantee(5)
+async def test_g5_a_look_that_costs_nothing_finds_what_is_recorded_and_hides_no_conflict():
+    async with MemoryStore() as store:
+        registry = IntentRegistry(store)
+        assert await registry.at_hand(intent()) is None
+        record, _ = await created(registry, intent())
+        assert await registry.at_hand(intent()) == record
+        assert await registry.at_hand(intent(fresh_until_ms=5)) == record  # not a part of the payload
+        with pytest.raises(IntentConflict):
+            await registry.at_hand(intent(quantity=3))
+    assert await registry.at_hand(intent()) is None  # closed: the write that follows says so
+
+
+async def test_where_a_look_costs_a_round_trip_none_is_made(registry, store):
+    await created(registry, intent())
+    store.is_down = True
+    assert await registry.at_hand(intent()) is None
 
 
 # --- Version conflicts --------------------------------------------------------------------------------------

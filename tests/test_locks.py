@@ -107,6 +107,7 @@ class Yielding:
         return self.number == other.number
 
 
+@pytest.mark.row("X-06")
 def test_threads_that_claim_at_the_same_time_get_one_claim_between_them():
     lock = DedupLock()
     start = threading.Barrier(8)

@@ -12,7 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from execsafe.buses.memory import MemoryBus
     from execsafe.clock import SystemClock
+    from execsafe.core.prices import PricePolicy
+    from execsafe.core.signals import DropReason, SignalPolicy
+    from execsafe.core.trailing import TrailingPolicy
     from execsafe.errors import (
         AlreadyInFlight,
         CapacityExceeded,
@@ -20,8 +24,10 @@ if TYPE_CHECKING:
         IntentConflict,
         InvalidInput,
         InvalidOrder,
+        InvalidTimestamp,
         InvalidTransition,
         LeaseHeld,
+        NoSafeStop,
         NotPlaced,
         OrderRejected,
         OutcomeUnknown,
@@ -40,17 +46,12 @@ if TYPE_CHECKING:
         VenueUnavailable,
         VersionConflict,
     )
-    from execsafe.gateway import (
-        Accepted,
-        GatewayPolicy,
-        NeverPlaced,
-        OrderGateway,
-        Rejected,
-        SubmitOutcome,
-        Unknown,
-    )
+    from execsafe.exits import ApprovalGate, ExitManager, ExitPolicy
+    from execsafe.gateway import Accepted, GatewayPolicy, NeverPlaced, OrderGateway, Rejected, SubmitOutcome, Unknown
     from execsafe.ghosts import GhostOrderResolver, LookPolicy
+    from execsafe.hedging import FillBands, HedgeLeg, HedgePlan, HedgePolicy, PartialFillHedger
     from execsafe.intents import IntentRegistry
+    from execsafe.levels import AdaptiveLevels, Levels, LevelsPolicy, PnlTracker
     from execsafe.locks import DedupLock, OnBusy
     from execsafe.model.event import Event, EventType
     from execsafe.model.instrument import Instrument
@@ -74,9 +75,23 @@ if TYPE_CHECKING:
         Unavailable,
         VenuePosition,
     )
+    from execsafe.model.signal import ExecutionMode, Signal, SignalSide
+    from execsafe.model.units import Bps, Margin, MarginReturn, Notional, Percent, PriceFraction
     from execsafe.model.venue import Dedup, Expiry, IdEncoding, IdRule, LookUp, VenueProfile, View
     from execsafe.ports import Clock, Durability, ExchangeAdapter, Listener, OrderRef, PreTradeCheck, Store
+    from execsafe.positions import PositionBook
+    from execsafe.prices import NoPrice, Price, PriceBoard
+    from execsafe.protection import (
+        EntryPlan,
+        OpeningPolicy,
+        PositionOpener,
+        ProtectionManager,
+        ProtectionPolicy,
+        StopRule,
+    )
     from execsafe.retention import TTLStore
+    from execsafe.signals import SignalConsumer, SignalGate
+    from execsafe.sizing import PositionSizer, SizingPolicy
     from execsafe.stores import open_store
     from execsafe.venues.ccxt_adapter import CcxtAdapter
     from execsafe.venues.profiles import profile_for
@@ -84,7 +99,11 @@ if TYPE_CHECKING:
     from execsafe.wrap import GuardedExchange, wrap
 
 _HOMES = {
+    "execsafe.buses.memory": ("MemoryBus",),
     "execsafe.clock": ("SystemClock",),
+    "execsafe.core.prices": ("PricePolicy",),
+    "execsafe.core.signals": ("DropReason", "SignalPolicy"),
+    "execsafe.core.trailing": ("TrailingPolicy",),
     "execsafe.errors": (
         "AlreadyInFlight",
         "CapacityExceeded",
@@ -92,8 +111,10 @@ _HOMES = {
         "IntentConflict",
         "InvalidInput",
         "InvalidOrder",
+        "InvalidTimestamp",
         "InvalidTransition",
         "LeaseHeld",
+        "NoSafeStop",
         "NotPlaced",
         "OrderRejected",
         "OutcomeUnknown",
@@ -112,6 +133,7 @@ _HOMES = {
         "VenueUnavailable",
         "VersionConflict",
     ),
+    "execsafe.exits": ("ApprovalGate", "ExitManager", "ExitPolicy"),
     "execsafe.gateway": (
         "Accepted",
         "GatewayPolicy",
@@ -122,7 +144,9 @@ _HOMES = {
         "Unknown",
     ),
     "execsafe.ghosts": ("GhostOrderResolver", "LookPolicy"),
+    "execsafe.hedging": ("FillBands", "HedgeLeg", "HedgePlan", "HedgePolicy", "PartialFillHedger"),
     "execsafe.intents": ("IntentRegistry",),
+    "execsafe.levels": ("AdaptiveLevels", "Levels", "LevelsPolicy", "PnlTracker"),
     "execsafe.locks": ("DedupLock", "OnBusy"),
     "execsafe.model.event": ("Event", "EventType"),
     "execsafe.model.instrument": ("Instrument",),
@@ -146,9 +170,23 @@ _HOMES = {
         "Unavailable",
         "VenuePosition",
     ),
+    "execsafe.model.signal": ("ExecutionMode", "Signal", "SignalSide"),
+    "execsafe.model.units": ("Bps", "Margin", "MarginReturn", "Notional", "Percent", "PriceFraction"),
     "execsafe.model.venue": ("Dedup", "Expiry", "IdEncoding", "IdRule", "LookUp", "VenueProfile", "View"),
     "execsafe.ports": ("Clock", "Durability", "ExchangeAdapter", "Listener", "OrderRef", "PreTradeCheck", "Store"),
+    "execsafe.positions": ("PositionBook",),
+    "execsafe.prices": ("NoPrice", "Price", "PriceBoard"),
+    "execsafe.protection": (
+        "EntryPlan",
+        "OpeningPolicy",
+        "PositionOpener",
+        "ProtectionManager",
+        "ProtectionPolicy",
+        "StopRule",
+    ),
     "execsafe.retention": ("TTLStore",),
+    "execsafe.signals": ("SignalConsumer", "SignalGate"),
+    "execsafe.sizing": ("PositionSizer", "SizingPolicy"),
     "execsafe.stores": ("open_store",),
     "execsafe.venues.ccxt_adapter": ("CcxtAdapter",),
     "execsafe.venues.profiles": ("profile_for",),
@@ -160,29 +198,41 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Accepted",
+    "AdaptiveLevels",
     "AlreadyInFlight",
+    "ApprovalGate",
     "AttachedStop",
     "Attempt",
     "AttemptState",
     "Balance",
     "BookLevel",
+    "Bps",
     "CapacityExceeded",
     "CcxtAdapter",
     "Clock",
     "Dedup",
     "DedupLock",
+    "DropReason",
     "Durability",
+    "EntryPlan",
     "Event",
     "EventType",
     "ExchangeAdapter",
     "ExecsafeError",
     "Execution",
+    "ExecutionMode",
+    "ExitManager",
+    "ExitPolicy",
     "Expiry",
     "Fee",
     "Fill",
+    "FillBands",
     "GatewayPolicy",
     "GhostOrderResolver",
     "GuardedExchange",
+    "HedgeLeg",
+    "HedgePlan",
+    "HedgePolicy",
     "IdEncoding",
     "IdRule",
     "Instrument",
@@ -193,16 +243,26 @@ __all__ = [
     "IntentState",
     "InvalidInput",
     "InvalidOrder",
+    "InvalidTimestamp",
     "InvalidTransition",
     "Judged",
     "LeaseHeld",
+    "Levels",
+    "LevelsPolicy",
     "Listener",
     "LookPolicy",
     "LookUp",
+    "Margin",
+    "MarginReturn",
     "Meaning",
+    "MemoryBus",
     "NeverPlaced",
+    "NoPrice",
+    "NoSafeStop",
     "NotPlaced",
+    "Notional",
     "OnBusy",
+    "OpeningPolicy",
     "Operation",
     "OrderBook",
     "OrderGateway",
@@ -213,17 +273,36 @@ __all__ = [
     "OrderStatus",
     "OrderStop",
     "OutcomeUnknown",
+    "PartialFillHedger",
+    "Percent",
+    "PnlTracker",
     "Position",
+    "PositionBook",
     "PositionKey",
+    "PositionOpener",
     "PositionSide",
+    "PositionSizer",
     "PreTradeCheck",
+    "Price",
+    "PriceBoard",
+    "PriceFraction",
+    "PricePolicy",
+    "ProtectionManager",
+    "ProtectionPolicy",
     "Quote",
     "Rejected",
     "Side",
+    "Signal",
+    "SignalConsumer",
+    "SignalGate",
+    "SignalPolicy",
+    "SignalSide",
+    "SizingPolicy",
     "Snapshot",
     "StaleFencingToken",
     "StopHandle",
     "StopKind",
+    "StopRule",
     "Store",
     "StoreCorrupt",
     "StoreError",
@@ -238,6 +317,7 @@ __all__ = [
     "SystemClock",
     "TTLStore",
     "TradingDenied",
+    "TrailingPolicy",
     "Unavailable",
     "Unknown",
     "UnsupportedByVenue",

@@ -46,8 +46,16 @@ class InvalidInput(ExecsafeError, ValueError):
     """A value is malformed. Nothing was sent; correct the call."""
 
 
+class InvalidTimestamp(InvalidInput):
+    """A time is missing, unreadable, or names no instant (no offset). Nothing is executed on a guessed time."""
+
+
 class InvalidOrder(InvalidInput):
     """The order breaks a limit of its instrument. Nothing was sent; the message has the numbers."""
+
+
+class NoSafeStop(InvalidInput):
+    """No stop fits between the closest one allowed and liquidation. Nothing was sent; the message has the numbers."""
 
 
 class UnsupportedByVenue(InvalidInput):

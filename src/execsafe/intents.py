@@ -13,9 +13,9 @@ import attrs
 from execsafe.clock import SystemClock
 from execsafe.core import transitions
 from execsafe.core.narration import narrate
-from execsafe.errors import IntentConflict, InvalidInput, StoreCorrupt, StoreUnavailable, VersionConflict
+from execsafe.errors import IntentConflict, InvalidInput, StoreCorrupt, StoreError, StoreUnavailable, VersionConflict
 from execsafe.model.event import Event, EventType
-from execsafe.model.intent import Intent, IntentRecord, IntentState
+from execsafe.model.intent import TERMINAL, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport
 from execsafe.model.values import check_seconds
 from execsafe.ports import Batch, Clock, Lease, LeaseRequest, Listener, Put, Store, Stored
@@ -38,14 +38,17 @@ def lease_name(intent: Intent) -> str:
     return f"intent:{intent.identity}"
 
 
+# Accounts, symbols and ids may hold any separator themselves: each is quoted like a text in JSON.
+_quoted: Final[Callable[[str], str]] = json.encoder.encode_basestring
+
+
 def order_alias(account: str, symbol: str, venue_order_id: str) -> str:
     """Alias under which a record is found by the venue's order id."""
-    # As JSON, because accounts, symbols and ids may hold any separator themselves.
-    return "order:" + json.dumps([account, symbol, venue_order_id], ensure_ascii=False, separators=(",", ":"))
+    return f"order:[{_quoted(account)},{_quoted(symbol)},{_quoted(venue_order_id)}]"
 
 
 def _client_alias(account: str, client_order_id: str) -> str:
-    return "client:" + json.dumps([account, client_order_id], ensure_ascii=False, separators=(",", ":"))
+    return f"client:[{_quoted(account)},{_quoted(client_order_id)}]"
 
 
 class IntentRegistry:
@@ -88,6 +91,10 @@ class IntentRegistry:
         """The record of an intent key, None if it was never recorded (or is past its retention)."""
         return await self._find(Intent(key=key, symbol="-", side="buy", quantity=1, account=account, leg=leg).identity)
 
+    async def find_identity(self, identity: str) -> IntentRecord | None:
+        """The record with that identity (``Intent.identity``, the subject of its events)."""
+        return await self._find(identity)
+
     async def find_order(self, account: str, symbol: str, venue_order_id: str) -> IntentRecord | None:
         """The record to which the venue's order belongs, None if it is not one of ours."""
         return await self._find(order_alias(account, symbol, venue_order_id))
@@ -113,12 +120,27 @@ class IntentRegistry:
             IntentConflict: the key belongs to another payload.
         """
         record = await self._find(intent.identity)
-        if record is not None and record.intent.fingerprint != intent.fingerprint:
+        if record is not None and record.intent != intent and record.intent.fingerprint != intent.fingerprint:
             raise IntentConflict(
                 f"intent key {intent.key!r} was already used for a different order; use a new key",
                 intent_key=intent.key,
             )
         return record
+
+    async def at_hand(self, intent: Intent) -> IntentRecord | None:
+        """:meth:`recorded`, where a look costs no round trip. None also where it would, or where it fails.
+
+        Elsewhere the refusal of a second :meth:`create` tells that the key is known.
+
+        Raises:
+            IntentConflict: the key belongs to another payload.
+        """
+        if not self._never_waits:
+            return None
+        try:
+            return await self.recorded(intent)
+        except StoreError:
+            return None  # the write that follows meets it again, and knows what to do then
 
     async def _find(self, key: str) -> IntentRecord | None:
         stored = await self.store.find(COLLECTION, key)
@@ -234,13 +256,13 @@ class IntentRegistry:
         release: Lease | None = None,
     ) -> tuple[IntentRecord, Lease | None]:
         version = 0 if before is None else before.version
-        stored = attrs.evolve(after, version=version + 1)
+        stored = _versioned(after, version + 1)
         put = Put(
             collection=COLLECTION,
             key=stored.intent.identity,
             value=stored,
             version=version,
-            is_open=not stored.state.is_terminal,
+            is_open=stored.state not in TERMINAL,
             ended_at_ms=stored.ended_at_ms,
             aliases=_new_aliases(before, stored),
         )
@@ -255,7 +277,8 @@ class IntentRegistry:
                 raise
             put = attrs.evolve(put, aliases=tuple(alias for alias in put.aliases if alias != taken))
             lease = await self._write(attrs.evolve(batch, puts=(put,)))
-        self.tell(events)
+        if self._listeners:
+            self.tell(events)
         return stored, lease
 
     async def _write(self, batch: Batch) -> Lease | None:
@@ -287,21 +310,37 @@ def _record(stored: Stored) -> IntentRecord:
     return stored.value
 
 
+def _versioned(record: IntentRecord, version: int) -> IntentRecord:
+    """*record* with another version. In full: attrs.evolve costs twice as much, for every write."""
+    return IntentRecord(
+        intent=record.intent,
+        quantity=record.quantity,
+        limit_price=record.limit_price,
+        attempts=record.attempts,
+        state=record.state,
+        change=record.change,
+        given_up=record.given_up,
+        created_at_ms=record.created_at_ms,
+        updated_at_ms=record.updated_at_ms,
+        ended_at_ms=record.ended_at_ms,
+        version=version,
+        venue=record.venue,
+    )
+
+
 def _new_aliases(before: IntentRecord | None, after: IntentRecord) -> tuple[str, ...]:
-    known = _aliases(before) if before is not None else frozenset()
-    return tuple(sorted(_aliases(after) - known))
-
-
-def _aliases(record: IntentRecord) -> frozenset[str]:
-    account, symbol = record.intent.account, record.intent.symbol
-    names = set()
-    for attempt in record.attempts:
-        names.add(_client_alias(account, attempt.client_order_id))
-        if attempt.venue_order_id is not None:
-            names.add(order_alias(account, symbol, attempt.venue_order_id))
-    return frozenset(names)
+    """The names of *after* that *before* does not have; an attempt keeps its own once it has them."""
+    account, symbol = after.intent.account, after.intent.symbol
+    known = () if before is None else before.attempts
+    if known is after.attempts:
+        return ()
+    client_ids = {a.client_order_id for a in after.attempts}.difference([a.client_order_id for a in known])
+    venue_ids = {a.venue_order_id for a in after.attempts}.difference([a.venue_order_id for a in known])
+    names = [_client_alias(account, name) for name in client_ids]
+    names += [order_alias(account, symbol, name) for name in venue_ids if name is not None]
+    return tuple(sorted(names))
 
 
 def is_settled(record: IntentRecord) -> bool:
     """Whether nothing is in doubt and nothing is left to do: it rests, or it has ended."""
-    return record.state is IntentState.LIVE or record.state.is_terminal
+    return record.state is IntentState.LIVE or record.state in TERMINAL

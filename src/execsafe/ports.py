@@ -20,7 +20,17 @@ from execsafe.model.instrument import Instrument
 from execsafe.model.intent import Intent
 from execsafe.model.order import OrderReport, OrderRequest, Side
 from execsafe.model.outcome import Judged, Operation
-from execsafe.model.position import Balance, Execution, OrderBook, PositionSide, Quote, StopKind, VenuePosition
+from execsafe.model.position import (
+    Balance,
+    Execution,
+    OrderBook,
+    Position,
+    PositionKey,
+    PositionSide,
+    Quote,
+    StopKind,
+    VenuePosition,
+)
 from execsafe.model.venue import Expiry, LookUp, VenueProfile
 
 Listener: TypeAlias = Callable[[Event], None]
@@ -304,4 +314,53 @@ class PreTradeCheck(Protocol):
 
     async def check(self, intent: Intent, instrument: Instrument) -> None:
         """Raise :class:`~execsafe.errors.TradingDenied` with ``reason`` to refuse; return to allow."""
+        ...
+
+
+# --- Positions and what protects them --------------------------------------------------------------
+
+
+class PositionSource(Protocol):
+    """Where an exit reads what is held; :class:`~execsafe.positions.PositionBook` is one."""
+
+    async def catch_up(self) -> object:
+        """Take in every fill that has been recorded; afterwards :meth:`position` knows it."""
+        ...
+
+    def position(self, account: str, symbol: str) -> Position | None:
+        """The open position, None if there is none."""
+        ...
+
+    def open_positions(self, account: str | None = None) -> tuple[Position, ...]:
+        """All open positions, optionally of one account."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Released:
+    """None of our stops or take-profits of the position is left at the venue; what they filled is recorded.
+
+    ``canceled`` is how many had to go just now, None where that is not known. Unless it is 0, readings of the balance
+    may lag behind.
+    """
+
+    canceled: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class NotReleased:
+    """At least one of them may still be there, and lock the balance or fill; ``reason`` says which or why."""
+
+    reason: str
+
+
+class Protections(Protocol):
+    """Who keeps the stops and take-profits of positions."""
+
+    async def release(self, key: PositionKey) -> Released | NotReleased:
+        """Cancel all that protects this position; return once it is provably gone, or cannot be proven to be."""
+        ...
+
+    async def resume(self, key: PositionKey) -> object:
+        """Protect again what is left of a position that was released: its exit rests, or is over."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
@@ -9,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strategies
-from execsafe.core.ids import MARKER, client_order_id
+from execsafe.core.ids import MARKER, _base32, client_order_id
 from execsafe.model.venue import IdEncoding, IdRule
 
 RULES = {
@@ -37,6 +38,7 @@ def make(account, key, leg, generation, rule):
 
 @pytest.mark.guarantee(1)
 @given(strategies.accounts, strategies.keys, strategies.legs, st.integers(0, 99), st.sampled_from(list(RULES)))
+@pytest.mark.row("S0-14")
 def test_g1_an_id_fits_its_rule_and_is_recognisably_ours(account, key, leg, generation, name):
     """Alphabet, length, marker; and never "t" first, which one venue treats differently."""
     rule = RULES[name]
@@ -65,6 +67,7 @@ def test_g1_distinct_inputs_have_distinct_ids(name):
 
 @pytest.mark.guarantee(1)
 @given(st.lists(st.tuples(strategies.accounts, strategies.keys, strategies.legs, st.integers(0, 9)), unique=True))
+@pytest.mark.row("S0-14", "S0-13")
 def test_g1_random_distinct_inputs_have_distinct_ids(inputs):
     assert len({make(*parts, RULES["portable"]) for parts in inputs}) == len(inputs)
 
@@ -98,6 +101,14 @@ def test_g1_another_process_derives_the_same_ids():
         env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     assert json.loads(done.stdout) == here
+
+
+@pytest.mark.guarantee(1)
+@settings(max_examples=1000, deadline=None)
+@given(st.binary(min_size=10, max_size=10))
+def test_g1_an_ids_text_is_base_32(data):
+    """The quick way of writing it and the standard library's agree."""
+    assert _base32(data) == base64.b32encode(data).decode().lower()
 
 
 @pytest.mark.guarantee(1)

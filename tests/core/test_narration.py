@@ -124,6 +124,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
+@pytest.mark.row("S0-31", "X-07")
 def test_each_step_tells_exactly_what_happened(name):
     make, expected = STEPS[name]
     assert kinds(*make()) == expected

@@ -755,6 +755,26 @@ def test_a_verdict_that_evidence_overtook_changes_nothing(name):
     assert NO_CHANGE[name](record) is record
 
 
+def _unresolved(record, _report):
+    return unresolved(doubted(record, 1, None), 1)
+
+
+@pytest.mark.parametrize("change", [observed, lambda record, _: refused(record, 1, ERROR), _unresolved])
+def test_what_a_change_is_not_about_stays_as_it_was(change):
+    """Records are written out field by field: one that was forgotten would fall back to its default."""
+    record = attrs.evolve(begin(new()), change=CANCEL, created_at_ms=3, version=7, venue="here")
+    attempt = attrs.evolve(record.attempts[0], doubted_at_ms=2, error=ERROR, prepared_at_ms=1, average_price=Decimal(9))
+    record = attrs.evolve(record, attempts=(attempt,))
+    after = change(record, report(filled=1))
+    follows = {"attempts", "state", "given_up", "updated_at_ms", "ended_at_ms"}
+    for name in {field.name for field in attrs.fields(IntentRecord)} - follows:
+        assert getattr(after, name) == getattr(record, name), name
+    for name in ("number", "client_order_id", "quantity", "limit_price", "prepared_at_ms", "deadline_ms", "error"):
+        assert getattr(after.attempts[0], name) == getattr(attempt, name), name
+    assert observed(record, report(filled=0)).attempts[0].doubted_at_ms == 2
+    assert observed(record, report(filled=0)).attempts[0].average_price == 9
+
+
 def test_times_follow_the_observations():
     record = transitions.observed(begin(new(), now_ms=3), report(S.CANCELED, 1), now_ms=8)
     assert (record.created_at_ms, record.updated_at_ms, record.ended_at_ms) == (0, 8, 8)

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from execsafe.errors import InvalidInput, StoreCorrupt
@@ -125,6 +125,14 @@ def test_what_comes_out_equals_what_went_in(value: object) -> None:
     assert type(back) is type(value)
     assert codec.encode(back) == data
     assert data.isascii()
+
+
+@given(value=_records | _events)
+@settings(max_examples=1000, deadline=None)
+def test_the_stored_form_is_the_general_encoders(value: object) -> None:
+    """It is written directly, without a tree in between; each byte is as the standard library would write it."""
+    data = codec.encode(value)
+    assert json.dumps(json.loads(data), ensure_ascii=True, separators=(",", ":")).encode() == data
 
 
 def test_the_stored_form_is_what_release_1_writes() -> None:

@@ -148,6 +148,36 @@ async def test_whoever_waits_long_lets_the_thread_work(path: Path, monkeypatch: 
     assert longest_s > 0.4
 
 
+async def test_whoever_waits_long_lets_the_thread_work_although_others_were_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks of one event loop share a timer: the first one's success must not end the care for the second."""
+    monkeypatch.setattr(_writer, "_STAND_STILL_S", 30)
+    monkeypatch.setattr(_writer, "_PATIENCE_S", 0.2)
+    recorder = Recorder()
+    longest_s, done = 0.0, False
+
+    async def busy() -> None:
+        nonlocal longest_s
+        while not done:
+            start = time.perf_counter()
+            await anyio.lowlevel.checkpoint()
+            longest_s = max(longest_s, time.perf_counter() - start)
+
+    async with SqliteStore(path, _connect=recorder.connect) as store, anyio.create_task_group() as tasks:
+        first, second = threading.Event(), threading.Event()
+        gates = iter([first, second])
+        monkeypatch.setattr(recorder.gate, "wait", lambda timeout: next(gates, second).wait(timeout))
+        tasks.start_soon(store.commit, a_batch(a_put(key="a")))
+        await recorder.until_waiting()
+        tasks.start_soon(busy)
+        threading.Timer(0.1, first.set).start()
+        threading.Timer(1.0, second.set).start()
+        await store.commit(a_batch(a_put(key="b")))
+        done = True
+    assert longest_s > 0.4
+
+
 async def test_a_disk_that_hangs_takes_little_from_the_event_loop(path: Path) -> None:
     """Those moments are short and become rare: everything else goes on."""
     recorder = Recorder()

@@ -52,6 +52,7 @@ def test_time_stands_still_outside_a_loop_unless_skipped():
     assert clock.now_ms() == EPOCH_MS + 5_000
 
 
+@pytest.mark.row("X-02")
 def test_the_manual_clock_moves_only_when_told():
     clock = ManualClock()
 

@@ -6,7 +6,7 @@ import pytest
 from execsafe.model.outcome import Operation
 from execsafe.model.venue import Dedup, Expiry, LookUp, View
 from execsafe.testing.adapter import SIM_PROFILE
-from execsafe.testing.faults import APPLIES, Fault, FaultPlan, Strike, defensible
+from execsafe.testing.faults import APPLIES, DRAWN, Fault, FaultPlan, Reading, Strike, defensible
 
 WIRE = frozenset(tuple(Fault)[: tuple(Fault).index(Fault.PARTIAL_FILL)])
 CREATE, CANCEL, LOOK_UP = Operation.CREATE, Operation.CANCEL, Operation.LOOK_UP
@@ -29,9 +29,9 @@ def test_each_seed_enables_its_own_part_of_the_faults():
     """Swarm testing: few faults at a time, all of them over the seeds."""
     enabled = [set(FaultPlan(seed).rates) for seed in range(100)]
 
-    assert set().union(*enabled) == set(Fault)
+    assert set().union(*enabled) == set(DRAWN)
     assert len({frozenset(faults) for faults in enabled}) > 90
-    assert sum(map(len, enabled)) / 100 == pytest.approx(len(Fault) / 4, rel=0.25)
+    assert sum(map(len, enabled)) / 100 == pytest.approx(len(DRAWN) / 4, rel=0.25)
 
 
 def test_rates_are_kept_and_only_where_a_fault_applies():
@@ -105,12 +105,40 @@ def test_every_fault_applies_somewhere():
     assert all(APPLIES.values())
 
 
+def test_faults_of_positions_strike_only_where_a_plan_names_them():
+    """A seed's faults stay what they were; what is new must be asked for."""
+    new = set(Fault) - set(DRAWN)
+    assert not any(new & FaultPlan(seed).rates.keys() for seed in range(200))
+
+    plan = FaultPlan(1, dict.fromkeys(new, 1.0))
+
+    assert frozenset(plan.draw(LOOK_UP, Reading.POSITIONS).faults) == new & {f for f in Fault if LOOK_UP in APPLIES[f]}
+    assert frozenset(plan.draw(CREATE).faults) == {Fault.STOP_REJECTED, Fault.STOP_LOST}
+
+
+def test_the_ordinals_of_one_reading_do_not_count_the_others():
+    """A fault of one kind of reading waits for it; any other counts every look-up unless the strike says otherwise."""
+    plan = FaultPlan.scripted(
+        Strike(LOOK_UP, 2, Fault.POSITIONS_EMPTY),
+        Strike(LOOK_UP, 2, Fault.LOOKUP_ERROR),
+        Strike(LOOK_UP, 1, Fault.RATE_LIMITED, reading="order_book"),
+    )
+    order = ["positions", "balances", "positions", "order_book", "positions"]
+
+    struck = [{fault.value for fault in plan.draw(LOOK_UP, Reading(reading)).faults} for reading in order]
+
+    assert struck == [set(), {"lookup_error"}, {"positions_empty"}, {"rate_limited"}, set()]
+    plan.strike_next("look_up", "maintenance", reading="quotes")
+    assert not plan.draw(LOOK_UP, Reading.BALANCES).has(Fault.MAINTENANCE)
+    assert plan.draw(LOOK_UP, Reading.QUOTES).has(Fault.MAINTENANCE)
+
+
 def test_what_can_be_promised_depends_on_the_venue():
     strong = attrs.evolve(
         SIM_PROFILE, dedup=Dedup.FOREVER, lookups=(*SIM_PROFILE.lookups, LookUp(view=View.TRADES, method="m"))
     )
     weak = attrs.evolve(SIM_PROFILE, expiry=Expiry.NONE, lookups=SIM_PROFILE.lookups[:1])
 
-    assert defensible(strong) == set(Fault)
+    assert defensible(strong) == set(DRAWN)
     assert Fault.DUPLICATE_DELIVERY not in defensible(SIM_PROFILE)
     assert not {Fault.DELAY_REQUEST, Fault.LATE_ARRIVAL_AFTER_LOOK, Fault.ID_INDEX_LOST} & defensible(weak)

@@ -1,7 +1,7 @@
 """The matching core: what it accepts, what it fills, what its views show, and when."""
 
 import contextlib
-from decimal import Decimal
+from decimal import ROUND_UP, Context, Decimal, localcontext
 
 import hypothesis.strategies as st
 import pytest
@@ -495,3 +495,12 @@ def test_reservations_are_those_of_the_open_orders_and_views_agree_with_the_ledg
 @settings(max_examples=30)
 def test_the_same_steps_give_the_same_ledger(steps):
     assert play(steps).ledger.digest() == play(steps).ledger.digest()
+
+
+@given(STEPS)
+@settings(max_examples=100)
+def test_what_a_client_does_to_the_decimal_context_changes_nothing_at_the_venue(steps):
+    """ccxt sets rounding and traps for the whole thread, a bot its own precision."""
+    expected = play(steps).ledger.digest()
+    with localcontext(Context(prec=3, rounding=ROUND_UP)):
+        assert play(steps).ledger.digest() == expected

@@ -351,7 +351,7 @@ CASES = [
         present=_algo,
         absent=NONE_2013,
         is_trigger=True,
-        filled=None,
+        filled="0",
     ),
     Case(name="bybit", view=OPEN, path="/v5/order/realtime", id_in="orderLinkId", present=_bybit, absent=_BYBIT_NONE),
     Case(
@@ -398,7 +398,7 @@ CASES = [
         present=lambda c: _okx("", algoClOrdId=c, algoId="77", ordId="", state="live", accFillSz=""),
         absent=_error({"code": "51603", "msg": "Order does not exist", "data": []}),
         is_trigger=True,
-        filled=None,
+        filled="0",
     ),
     Case(name="mexc", view=ID, path="/api/v3/order", id_in="origClientOrderId", present=_binance, absent=NONE_2013),
     Case(
@@ -681,6 +681,56 @@ async def test_a_triggered_stop_is_followed_to_the_order_that_it_became() -> Non
     assert report is not None
     assert (report.status, report.filled_quantity) == (OrderStatus.CLOSED, Decimal(2))
     assert (report.venue_order_id, report.client_order_id) == ("77", bench.ours)
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("NEW", OrderStatus.OPEN),
+        ("CANCELED", OrderStatus.CANCELED),
+        ("EXPIRED", OrderStatus.EXPIRED),
+        ("REJECTED", OrderStatus.REJECTED),
+    ],
+)
+async def test_a_stop_that_was_never_set_off_has_filled_nothing(status: str, state: OrderStatus) -> None:
+    """No filled quantity is stated of conditional orders: without this, a canceled one could never be settled."""
+    case = CASES[2]
+    bench = Bench(case, None)
+    bench.answer(_algo(bench.ours, algoStatus=status))
+    report = await bench.look()
+    assert report is not None
+    assert (report.status, report.filled_quantity) == (state, 0)
+
+
+async def test_a_stop_that_was_set_off_and_then_canceled_has_what_its_order_filled() -> None:
+    """Whatever the conditional order is called, the order that it became counts."""
+    bench = Bench(CASES[2], None)
+
+    def answer(sent: Sent) -> Any:
+        if sent.path == "/fapi/v1/algoOrder":
+            return _algo(bench.ours, algoStatus="CANCELED", actualOrderId="991")
+        return _binance("autoclose", orderId=991, status="CANCELED", executedQty="0.5", cumQuote="80000")
+
+    bench.wire.answer = answer
+    report = await bench.look()
+    assert report is not None
+    assert (report.status, report.filled_quantity) == (OrderStatus.CANCELED, Decimal("0.5"))
+
+
+async def test_a_triggered_okx_stop_is_followed_although_ccxt_shows_its_order_under_the_stops_id() -> None:
+    """okx states the conditional order's id on both."""
+    bench = Bench(next(case for case in CASES if case.path == "/api/v5/trade/order-algo"), None)
+
+    def answer(sent: Sent) -> Any:
+        if sent.path == "/api/v5/trade/order-algo":
+            return _okx("", algoClOrdId=bench.ours, algoId="77", ordId="991", state="effective", accFillSz="")
+        assert sent.fields["ordId"] == "991"
+        return _okx("", algoClOrdId=bench.ours, algoId="77", ordId="991", state="filled", accFillSz="2")
+
+    bench.wire.answer = answer
+    report = await bench.look()
+    assert report is not None
+    assert (report.status, report.filled_quantity, report.venue_order_id) == (OrderStatus.CLOSED, 2, "77")
 
 
 async def test_a_triggered_stop_whose_order_is_not_named_is_known_to_exist_only() -> None:

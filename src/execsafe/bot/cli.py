@@ -6,7 +6,8 @@ import argparse
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import anyio
 
@@ -67,6 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     intents.add_argument("store", help="e.g. sqlite:///orders.db")
     intents.add_argument("--all", action="store_true", help="also those that have ended")
     intents.set_defaults(run=_intents)
+
+    run = commands.add_parser("run", help="trade at a venue: its sandbox, unless the configuration says live twice")
+    run.add_argument("--config", required=True, type=Path, help="a TOML file; keys come from the environment")
+    run.add_argument("--show", action="store_true", help="print what is in force, and stop")
+    run.set_defaults(run=_run)
+
+    resolve = commands.add_parser("resolve", help="settle at the venue what an earlier run left in doubt")
+    resolve.add_argument("--config", required=True, type=Path, help="the file of that run")
+    resolve.set_defaults(run=_resolve)
+
+    doctor = commands.add_parser("doctor", help="check configuration, store, venue and account; sends no order")
+    doctor.add_argument("--config", required=True, type=Path, help="a TOML file")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -97,6 +111,56 @@ def _demo(options: argparse.Namespace) -> int:
     for paragraph in report.closing(result):
         screen.say(paragraph)
     return _BROKEN if result.breaches else 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    config, live, screen = _bot(options)
+    from execsafe.bot.config import describe
+
+    for line in describe(config):
+        screen.say(line)
+    if options.show:
+        return 0
+    screen.say()
+    screen.say("LIVE: real orders. Ctrl-C ends it in good order." if config.venue.live else "Sandbox. Ctrl-C ends it.")
+    result = anyio.run(live.run, config)
+    for name, count in sorted(result.results.items()):
+        screen.say(f"{count:6}  {name}")
+    return _told_what_is_left(screen, result.leftover)
+
+
+def _resolve(options: argparse.Namespace) -> int:
+    config, live, screen = _bot(options)
+    return _told_what_is_left(screen, anyio.run(live.resolve, config))
+
+
+def _told_what_is_left(screen: Any, leftover: Any) -> int:
+    for position in leftover.positions:
+        screen.say(f"open: {position.side} {position.quantity} {position.symbol} at {position.entry_price}")
+    for record in leftover.in_doubt:
+        screen.say(f"in doubt: {record.intent.key} ({record.state}), {record.intent.side} {record.quantity}")
+    if leftover.is_nothing:
+        screen.say("Flat, and nothing is in doubt.")
+    return _BROKEN if leftover.in_doubt else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    config, _, screen = _bot(options)
+    from execsafe.bot import doctor
+
+    findings = anyio.run(doctor.examine, config)
+    marks = {True: "ok", False: "WRONG", None: "note"}
+    rows = [(marks[finding.is_fine], finding.what, finding.says) for finding in findings]
+    screen.table("What was found", ("", "what", "says"), rows, fancy=screen.is_fancy())
+    return _BROKEN if any(finding.is_fine is False for finding in findings) else 0
+
+
+def _bot(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    try:
+        from execsafe.bot import config, live, screen
+    except ModuleNotFoundError as error:
+        raise execsafe.InvalidInput(f"the bot needs {error.name}: pip install 'execsafe[bot]'") from None
+    return config.load(options.config), live, screen
 
 
 def _intents(options: argparse.Namespace) -> int:

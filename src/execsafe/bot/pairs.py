@@ -131,6 +131,7 @@ class Pairs(Strategy):
     """The same rule for ``execsafe run``: the first two symbols are the pair."""
 
     warm_up: ClassVar[int] = 72
+    protects: ClassVar[bool] = False
 
     def __init__(self, symbols: Sequence[str], settings: Mapping[str, object]) -> None:
         super().__init__(symbols, settings)

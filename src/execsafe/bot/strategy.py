@@ -102,9 +102,11 @@ class Strategy(abc.ABC):
         symbols: whose candles it sees.
         warm_up: how many candles it must see before its decisions count; they are replayed at every start, so that
             its memory is rebuilt from the market and not from a file. Decisions made while warming up are dropped.
+        protects: whether its positions get stops. False for trades whose legs protect one another.
     """
 
     warm_up: ClassVar[int] = 0
+    protects: ClassVar[bool] = True
 
     def __init__(self, symbols: Sequence[str], settings: Mapping[str, object]) -> None:
         """*settings* is the table ``[strategy.settings]`` of the configuration; refuse what you do not know."""

@@ -69,6 +69,8 @@ def _check_kind(intent: Intent) -> None:
     """A limit has a price, and what is meant as a stop has a price to trigger at: without one it would go out plain."""
     if intent.limit_price is None and intent.type.lower() == "limit":
         raise _deny(intent, "a limit order needs a price; give one, or use a market order")
+    if intent.params.text == "{}":
+        return  # as with most orders: nothing to read
     for name, value in intent.params.thaw().items():
         if name in STOP_PRICES or name in TRAILING_PARAMS:
             to_positive(value, name)
@@ -82,13 +84,16 @@ def _deny(intent: Intent, text: str) -> InvalidOrder:
 
 
 def _check_quantity(intent: Intent, instrument: Instrument, quantity: Decimal) -> None:
-    asked = plain(intent.quantity)
+    least, most = instrument.min_quantity, instrument.max_quantity
     if quantity <= 0:
-        raise _deny(intent, f"quantity {asked} is below one step of {instrument.step_size}; order at least one step")
-    if instrument.min_quantity is not None and quantity < instrument.min_quantity:
-        raise _deny(intent, f"quantity {asked} is below the minimum of {plain(instrument.min_quantity)}")
-    if instrument.max_quantity is not None and quantity > instrument.max_quantity:
-        raise _deny(intent, f"quantity {asked} is above the maximum of {plain(instrument.max_quantity)}; split it")
+        why = f"below one step of {instrument.step_size}; order at least one step"
+    elif least is not None and quantity < least:
+        why = f"below the minimum of {plain(least)}"
+    elif most is not None and quantity > most:
+        why = f"above the maximum of {plain(most)}; split it"
+    else:
+        return
+    raise _deny(intent, f"quantity {plain(intent.quantity)} is {why}")
 
 
 def _check_price(intent: Intent, instrument: Instrument, price: Decimal, asked: Decimal | None) -> None:

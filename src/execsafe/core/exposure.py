@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from execsafe.model.intent import IntentRecord
+from execsafe.model.intent import MAY_FILL, IntentRecord
+from execsafe.model.order import ZERO
 from execsafe.model.values import left_of, total
 
 
@@ -13,8 +14,9 @@ def worst_case(record: IntentRecord) -> Decimal:
 
     An attempt in doubt counts in full: unknown is not zero.
     """
-    may_fill = (a.leaves_quantity for a in record.attempts if a.state.may_still_fill)
-    return total((record.filled_quantity, *may_fill))
+    # Filled plus what is left of the quantity is the quantity, or what filled beyond it.
+    each = [max(a.quantity, a.filled_quantity) if a.state in MAY_FILL else a.filled_quantity for a in record.attempts]
+    return each[0] if len(each) == 1 else total(each)
 
 
 def room(record: IntentRecord) -> Decimal:
@@ -24,4 +26,5 @@ def room(record: IntentRecord) -> Decimal:
 
 def excess(record: IntentRecord) -> Decimal:
     """By how much the worst case exceeds what was meant; above zero is an alarm."""
-    return left_of(worst_case(record), record.quantity)
+    worst = worst_case(record)
+    return left_of(worst, record.quantity) if worst > record.quantity else ZERO

@@ -7,7 +7,6 @@ orders recognisable among foreign ones.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from typing import Final
 
@@ -17,6 +16,9 @@ MARKER: Final = "xs"
 """First characters of every textual id. Not "t": one venue treats ids that begin with it differently."""
 
 _LENGTH: Final = 18  # the longest that every venue in scope accepts as free text
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)  # two characters a look-up
+_SHIFTS: Final = range(70, -1, -10)
 
 
 def client_order_id(*, account: str, key: str, leg: str, generation: int, rule: IdRule) -> str:
@@ -31,5 +33,11 @@ def client_order_id(*, account: str, key: str, leg: str, generation: int, rule: 
         return f"0x{digest[:16].hex()}"
     if rule.encoding is IdEncoding.INT63:
         return str((int.from_bytes(digest[:8], "big") >> 1) or 1)
-    text = MARKER + base64.b32encode(digest[:10]).decode().lower()
+    text = MARKER + _base32(digest[:10])
     return text[: min(_LENGTH, rule.length_max)]
+
+
+def _base32(data: bytes) -> str:
+    """RFC 4648 base 32 of ten bytes, in lower case."""
+    number = int.from_bytes(data, "big")
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from execsafe.core.exposure import excess
 from execsafe.model.event import Event, EventType
-from execsafe.model.intent import Attempt, AttemptState, IntentRecord, IntentState
+from execsafe.model.intent import TERMINAL, Attempt, AttemptState, IntentRecord, IntentState
 from execsafe.model.order import ZERO
 from execsafe.model.values import left_of
 
@@ -40,63 +39,68 @@ def narrate(before: IntentRecord | None, after: IntentRecord, *, now_ms: int) ->
     """The events that lead from *before* to *after*; none when nothing changed."""
     subject = after.intent.identity
     told: list[Event] = []
+    known: tuple[Attempt, ...] = ()
     if before is None:
         told.append(Event(type=EventType.INTENT_RECORDED, at_ms=now_ms, subject=subject, quantity=after.quantity))
     else:
-        told.extend(_about_intent(before, after, subject, now_ms))
-    for attempt in after.attempts:
-        was = before.attempts[attempt.number - 1] if before and attempt.number <= len(before.attempts) else None
+        known = before.attempts
+        _tell_intent(told, before, after, subject, now_ms)
+    for number, attempt in enumerate(after.attempts):
+        was = known[number] if number < len(known) else None
         if attempt is not was:
-            told.extend(_about_attempt(was, attempt, subject, now_ms))
+            _tell_attempt(told, was, attempt, subject, now_ms)
     over = excess(after)
     if over > 0 and (before is None or excess(before) <= 0):
         told.append(Event(type=EventType.EXCESS_EXPOSURE, at_ms=now_ms, subject=subject, quantity=over))
-    if after.state in _ENDED and (before is None or before.state is not after.state):
-        filled = after.filled_quantity
-        told.append(Event(type=_ENDED[after.state], at_ms=now_ms, subject=subject, quantity=filled))
+    end = _ENDED.get(after.state)
+    if end is not None and (before is None or before.state is not after.state):
+        told.append(Event(type=end, at_ms=now_ms, subject=subject, quantity=after.filled_quantity))
     return tuple(told)
 
 
-def _about_intent(before: IntentRecord, after: IntentRecord, subject: str, now_ms: int) -> Iterator[Event]:
-    if before.state.is_terminal and not after.state.is_terminal:
-        yield Event(type=EventType.INTENT_REVIVED, at_ms=now_ms, subject=subject, note=before.state.value)
+def _tell_intent(told: list[Event], before: IntentRecord, after: IntentRecord, subject: str, now_ms: int) -> None:
+    if before.state in TERMINAL and after.state not in TERMINAL:
+        told.append(Event(type=EventType.INTENT_REVIVED, at_ms=now_ms, subject=subject, note=before.state.value))
     if after.change is not None and after.change != before.change:
-        note = "cancel" if after.change.is_cancel else "replace"
-        yield Event(
-            type=EventType.CHANGE_ASKED, at_ms=now_ms, subject=subject, note=note, quantity=after.change.quantity
-        )
+        note, quantity = "cancel" if after.change.is_cancel else "replace", after.change.quantity
+        told.append(Event(type=EventType.CHANGE_ASKED, at_ms=now_ms, subject=subject, note=note, quantity=quantity))
 
 
-def _about_attempt(before: Attempt | None, after: Attempt, subject: str, now_ms: int) -> Iterator[Event]:
-    kind = _kind(None if before is None else before.state, after.state)
-    grown = left_of(after.filled_quantity, ZERO if before is None else before.filled_quantity)
+def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, subject: str, now_ms: int) -> None:
+    was, filled = (None, ZERO) if before is None else (before.state, before.filled_quantity)
+    kind = _kind(was, after.state)
     if kind is not None:
-        yield Event(
-            type=kind,
-            at_ms=now_ms,
-            subject=subject,
-            attempt=after.number,
-            client_order_id=after.client_order_id,
-            venue_order_id=after.venue_order_id,
-            error=after.error if kind in _EXPLAINED else None,
+        told.append(
+            Event(
+                type=kind,
+                at_ms=now_ms,
+                subject=subject,
+                attempt=after.number,
+                client_order_id=after.client_order_id,
+                venue_order_id=after.venue_order_id,
+                error=after.error if kind in _EXPLAINED else None,
+            )
         )
-    if grown > 0:
-        yield Event(
-            type=EventType.ORDER_FILL,
-            at_ms=now_ms,
-            subject=subject,
-            attempt=after.number,
-            client_order_id=after.client_order_id,
-            venue_order_id=after.venue_order_id,
-            quantity=grown,
+    if after.filled_quantity > filled:
+        told.append(
+            Event(
+                type=EventType.ORDER_FILL,
+                at_ms=now_ms,
+                subject=subject,
+                attempt=after.number,
+                client_order_id=after.client_order_id,
+                venue_order_id=after.venue_order_id,
+                quantity=left_of(after.filled_quantity, filled),
+            )
         )
 
 
 def _kind(was: AttemptState | None, now: AttemptState) -> EventType | None:
     if now is was or now is AttemptState.NOT_SENT:
         return None
-    if now in _ENTERED:
-        return _ENTERED[now]
+    entered = _ENTERED.get(now)
+    if entered is not None:
+        return entered
     if was is None or was is AttemptState.SENDING:
         return EventType.ORDER_ACKNOWLEDGED
     return EventType.ORDER_ADOPTED if was in _OVERTURNED else None

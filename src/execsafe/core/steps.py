@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from execsafe.core.approval import is_stale
 from execsafe.model.intent import AttemptState, IntentRecord, IntentState
+
+_UNDECIDED: Final = frozenset({IntentState.SENDING, IntentState.IN_DOUBT})
+_SPENT: Final = frozenset({AttemptState.ABSENT, AttemptState.NOT_SENT})
 
 
 class Step(enum.StrEnum):
@@ -20,15 +24,14 @@ class Step(enum.StrEnum):
 
 def next_step(record: IntentRecord, *, attempts_max: int, now_ms: int) -> Step:
     """Decide from the record alone; whatever happened in between is in it."""
-    if record.state in {IntentState.SENDING, IntentState.IN_DOUBT}:
-        return Step.RESOLVE
-    if record.state is IntentState.LIVE:
+    state = record.state
+    if state is IntentState.RECORDED:
+        return Step.GIVE_UP if _is_hopeless(record, attempts_max, now_ms) else Step.SEND
+    if state is IntentState.LIVE:
         return Step.CANCEL if record.change is not None else Step.DONE
-    if record.state is not IntentState.RECORDED:
-        return Step.DONE
-    return Step.GIVE_UP if _is_hopeless(record, attempts_max, now_ms) else Step.SEND
+    return Step.RESOLVE if state in _UNDECIDED else Step.DONE
 
 
 def _is_hopeless(record: IntentRecord, attempts_max: int, now_ms: int) -> bool:
-    spent = sum(1 for a in record.attempts if a.state in {AttemptState.ABSENT, AttemptState.NOT_SENT})
-    return spent >= attempts_max or is_stale(record.intent, now_ms=now_ms) or record.leaves_quantity <= 0
+    spent = len([a for a in record.attempts if a.state in _SPENT])
+    return spent >= attempts_max or is_stale(record.intent, now_ms=now_ms) or record.filled_quantity >= record.quantity

@@ -256,13 +256,14 @@ class OrderGateway:
             has_waited = True
 
     async def _submit_claimed(self, intent: Intent, *, join: bool) -> SubmitOutcome:
+        if (known := await self.registry.at_hand(intent)) is not None:
+            return await self._revisit(self._checked_home(known), join=join)
         try:
             approved = await self._approve(intent)
             await self._checks.ask(intent)
         except Exception:
             # A recorded intent has its recorded outcome, whatever has become of markets or limits since.
-            existing = await self._recorded(intent)
-            if existing is None:
+            if (existing := await self._recorded(intent)) is None:
                 raise
             return await self._revisit(existing, join=join)
         record = transitions.new_record(
@@ -275,8 +276,7 @@ class OrderGateway:
         try:
             journey = await self._driver.drive(await self._journey(record))
         except (VersionConflict, LeaseHeld) as error:
-            existing = await self._recorded(intent)
-            if existing is None:
+            if (existing := await self._recorded(intent)) is None:
                 raise self._in_flight_elsewhere(intent) from error
             return await self._revisit(existing, join=join)
         except StoreError:

@@ -100,7 +100,8 @@ class Driver:
             StoreError: the journal failed before anything was sent.
         """
         try:
-            await self._reopen(journey)
+            if journey.record.state is IntentState.UNRESOLVED:
+                await self._reopen(journey)
             while not journey.stalled and (step := self._next(journey.record)) is not Step.DONE:
                 await self._steps[step](journey)
         except (StaleFencingToken, LeaseHeld) as error:
@@ -113,7 +114,8 @@ class Driver:
                 raise  # not journalled, hence not sent
             raise self._lost(journey, "the journal failed while the order may be at the venue") from error
         finally:
-            await self._release(journey)
+            if journey.lease is not None:
+                await self._release(journey, journey.lease)
         return journey
 
     async def _reopen(self, journey: Journey) -> None:
@@ -133,14 +135,12 @@ class Driver:
         journey.record = await self._registry.advance(
             journey.record, change, lease=journey.lease, release_when=self._is_done
         )
-        if self._is_done(journey.record):
+        if journey.lease is not None and self._is_done(journey.record):
             journey.lease = None
 
-    async def _release(self, journey: Journey) -> None:
-        if journey.lease is None:
-            return
+    async def _release(self, journey: Journey, lease: Lease) -> None:
         with contextlib.suppress(StoreError):  # then it expires by itself
-            await self._registry.release_lease(journey.lease)
+            await self._registry.release_lease(lease)
         journey.lease = None
 
     # --- send ------------------------------------------------------------------------------------
@@ -165,28 +165,26 @@ class Driver:
 
     async def _journal_attempt(self, journey: Journey) -> Attempt | None:
         record, now_ms = journey.record, self._clock.now_ms()
+        acquire = self.lease_request(record.intent)
+        if record.version == 0:
+            journey.record, journey.lease = await self._registry.create(self._begin(record, now_ms), acquire=acquire)
+            return journey.record.last
         is_ours = False
 
         def plan(current: IntentRecord) -> IntentRecord:
             # Asked again for every newer version: another process may have journalled an attempt, and sent it.
             nonlocal is_ours
             is_ours = self._next(current) is Step.SEND
-            if not is_ours:
-                return current
-            return transitions.begin(
-                current,
-                client_order_id=self._adapter.client_order_id(current.intent, transitions.generation(current)),
-                deadline_ms=self._deadline(current.intent, now_ms),
-                now_ms=now_ms,
-            )
+            return self._begin(current, now_ms) if is_ours else current
 
-        if record.version == 0:
-            acquire = self.lease_request(record.intent)
-            journey.record, journey.lease = await self._registry.create(plan(record), acquire=acquire)
-        else:
-            journey.lease = await self._registry.take_lease(record.intent, self.lease_request(record.intent))
-            journey.record = await self._registry.advance(record, plan, lease=journey.lease)
+        journey.lease = await self._registry.take_lease(record.intent, acquire)
+        journey.record = await self._registry.advance(record, plan, lease=journey.lease)
         return journey.record.last if is_ours else None
+
+    def _begin(self, record: IntentRecord, now_ms: int) -> IntentRecord:
+        cid = self._adapter.client_order_id(record.intent, transitions.generation(record))
+        deadline_ms = self._deadline(record.intent, now_ms)
+        return transitions.begin(record, client_order_id=cid, deadline_ms=deadline_ms, now_ms=now_ms)
 
     def _deadline(self, intent: Intent, now_ms: int) -> int | None:
         expiry = self._adapter.expiry(intent)

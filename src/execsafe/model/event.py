@@ -90,6 +90,7 @@ class EventType(enum.StrEnum):
     # Safety, reconciliation, upkeep
     TRADING_STATE_CHANGED = "trading_state_changed"
     BREAKER_TRIPPED = "breaker_tripped"
+    ENTRY_CHECKED = "entry_checked"  # passed; details: what was read
     ENTRY_DENIED = "entry_denied"
     LEVERAGE_CONFIRMED = "leverage_confirmed"
     RECONCILED = "reconciled"

@@ -48,11 +48,11 @@ class IntentState(enum.StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing more is expected (late evidence may still revive it)."""
-        return self in _TERMINAL_INTENT
+        return self in TERMINAL
 
 
 _INSTANT_MAX: Final = 2**63 - 1
-_TERMINAL_INTENT = frozenset(
+TERMINAL: Final = frozenset(
     {
         IntentState.FILLED,
         IntentState.CANCELED,
@@ -61,6 +61,7 @@ _TERMINAL_INTENT = frozenset(
         IntentState.FAILED_FINAL,
     }
 )
+"""States in which nothing more is expected."""
 
 
 class AttemptState(enum.StrEnum):
@@ -80,10 +81,11 @@ class AttemptState(enum.StrEnum):
     @property
     def may_still_fill(self) -> bool:
         """Whether the rest of its quantity counts as exposure."""
-        return self in _MAY_FILL
+        return self in MAY_FILL
 
 
-_MAY_FILL = frozenset({AttemptState.SENDING, AttemptState.IN_DOUBT, AttemptState.UNRESOLVED, AttemptState.LIVE})
+MAY_FILL: Final = frozenset({AttemptState.SENDING, AttemptState.IN_DOUBT, AttemptState.UNRESOLVED, AttemptState.LIVE})
+"""States in which the rest of an attempt's quantity counts as exposure."""
 
 
 def _side(value: Side | str) -> Side:
@@ -138,6 +140,9 @@ class Intent:
             (``reduce_only``) are never refused for age.
         params: extra parameters for the venue, plain JSON.
 
+    Attributes:
+        identity: key of the record in a store: account, intent key and leg. The lengths make it unambiguous.
+
     Raises:
         InvalidInput: any value that is malformed; the message names it.
     """
@@ -156,10 +161,17 @@ class Intent:
     trigger_price: Decimal | None = attrs.field(default=None, converter=to_price)
     fresh_until_ms: int | None = attrs.field(default=None, validator=_instant)
     params: Params = attrs.field(default=EMPTY_PARAMS, converter=to_params)
+    # Made once: locks, leases, records and events all name the intent by it, and then share one text.
+    identity: str = attrs.field(init=False, eq=False, repr=False)
 
     @type.default  # noqa: A003 - ccxt's own name
     def _plain_type(self) -> str:
         return "market" if self.limit_price is None else "limit"
+
+    def __attrs_post_init__(self) -> None:
+        """Name it, once its parts are known to be sound."""
+        name = f"{len(self.account)}.{len(self.key)}:{self.account}/{self.key}/{self.leg}"
+        object.__setattr__(self, "identity", name)
 
     @property
     def fingerprint(self) -> str:
@@ -185,11 +197,6 @@ class Intent:
             return True
         names = self.params.thaw().keys() if self.params is not EMPTY_PARAMS else ()
         return any(name in TRAILING_PARAMS or name in STOP_PRICES for name in names)
-
-    @property
-    def identity(self) -> str:
-        """Key of the record in a store: account, intent key and leg. The lengths make it unambiguous."""
-        return f"{len(self.account)}.{len(self.key)}:{self.account}/{self.key}/{self.leg}"
 
 
 @attrs.frozen(kw_only=True)
@@ -279,7 +286,8 @@ class IntentRecord:
     @property
     def filled_quantity(self) -> Decimal:
         """Cumulative over all attempts."""
-        return total(a.filled_quantity for a in self.attempts)
+        attempts = self.attempts
+        return attempts[0].filled_quantity if len(attempts) == 1 else total([a.filled_quantity for a in attempts])
 
     @property
     def leaves_quantity(self) -> Decimal:

@@ -245,7 +245,7 @@ EMPTY_PARAMS: Final = Params()
 
 def to_params(value: Mapping[str, Any] | Params | None) -> Params:
     """:meth:`Params.of`, as an attrs converter."""
-    return Params.of(value)
+    return value if type(value) is Params else Params.of(value)
 
 
 def to_quantity(value: Number) -> Decimal:

@@ -10,8 +10,9 @@ from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
 from execsafe.ports import Clock, Store
 from execsafe.stores._rules import ManagedStore
+from execsafe.stores.codec import register
 
-__all__ = ["ManagedStore", "open_store"]
+__all__ = ["ManagedStore", "open_store", "register"]
 
 URL_LENGTH_MAX: Final = 4_096
 _COMING: Final = {

@@ -53,8 +53,10 @@ def check_batch(batch: Batch) -> None:
     check_integer(batch.now_ms, "now_ms")
     for put in batch.puts:
         _check_put(put)
+    # The same object as the batch's own time, as a rule: checked already.
     for event in batch.events:
-        check_integer(event.at_ms, "at_ms")
+        if event.at_ms is not batch.now_ms:
+            check_integer(event.at_ms, "at_ms")
     if len(batch.puts) > 1:
         _check_apart(batch.puts)
     if batch.acquire is not None:

@@ -19,7 +19,7 @@ from execsafe.model.values import shorten
 from execsafe.ports import Batch, Lease, LeaseRequest, Put, Stored, StoredEvent
 from execsafe.stores import _rules, codec
 
-_dumps: Final = json.JSONEncoder(separators=(",", ":")).encode
+_quote: Final = json.encoder.encode_basestring_ascii
 _RECORD: Final = "key, version, is_open, ended_at_ms, checksum, body"
 
 
@@ -107,7 +107,7 @@ def _check(connection: Connection, put: Put) -> _Place:
 def _put(connection: Connection, put: Put, place: _Place, body: bytes) -> None:
     version, is_open = put.version + 1, int(put.is_open)
     checksum = _checksum(body, put.collection, put.key, version, is_open, put.ended_at_ms)
-    aliases = _dumps(place.aliases) if place.aliases else "[]"
+    aliases = f"[{','.join([_quote(alias) for alias in place.aliases])}]"
     values = (version, is_open, put.ended_at_ms, checksum, aliases, body)
     if place.row is None:
         connection.execute(

@@ -16,11 +16,15 @@ import math
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from execsafe.errors import StoreError, StoreUnavailable
 from execsafe.stores._sqlite_engine import Engine, Job, closed
+
+if TYPE_CHECKING:
+    import asyncio
 
 # Bounds how long one transaction makes its first caller wait.
 _GROUP_MAX: Final = 512
@@ -48,16 +52,50 @@ class _Ticket(Protocol):
         """Wait for :meth:`wake`, calling *stand_still* now and then if it takes long."""
 
 
-class _AsyncioTicket:
-    __slots__ = ("_future", "_loop", "_timer", "job")
+class _AsyncioHost:
+    """What the waiting tasks of one event loop share: one timer, as one for each would cost more than all the rest.
 
-    def __init__(self, job: Job) -> None:
-        import asyncio
+    Used by that loop's thread only.
+    """
 
-        self.job = job
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._is_served = False
         self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, future: asyncio.Future[None], stand_still: Callable[[float], object]) -> None:
+        self._waiting += 1
+        if self._timer is None:
+            self._arm(future.get_loop(), stand_still, _PATIENCE_S)
+        try:
+            await future
+            self._is_served = True
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, stand_still: Callable[[float], object], patience_s: float) -> None:
+        self._is_served = False
+        self._timer = loop.call_later(patience_s, self._help, loop, stand_still, patience_s)
+
+    def _help(self, loop: asyncio.AbstractEventLoop, stand_still: Callable[[float], object], waited_s: float) -> None:
+        if self._is_served:  # others were, since the timer was set: the thread gets its turns
+            self._arm(loop, stand_still, _PATIENCE_S)
+            return
+        stand_still(loop.time())
+        self._arm(loop, stand_still, min(2 * waited_s, _PATIENCE_S_MAX))
+
+
+class _AsyncioTicket:
+    __slots__ = ("_future", "_host", "_loop", "job")
+
+    def __init__(self, job: Job, loop: asyncio.AbstractEventLoop, host: _AsyncioHost) -> None:
+        self.job = job
+        self._loop = loop
+        self._host = host
+        self._future: asyncio.Future[None] = loop.create_future()
 
     @property
     def host(self) -> object:
@@ -71,16 +109,7 @@ class _AsyncioTicket:
             self._future.set_result(None)
 
     async def wait(self, stand_still: Callable[[float], object]) -> None:
-        timer = self._loop.call_later(_PATIENCE_S, self._help, stand_still, _PATIENCE_S)
-        try:
-            await self._future
-        finally:
-            (self._timer or timer).cancel()
-
-    def _help(self, stand_still: Callable[[float], object], waited_s: float) -> None:
-        stand_still(self._loop.time())
-        again_s = min(2 * waited_s, _PATIENCE_S_MAX)
-        self._timer = self._loop.call_later(again_s, self._help, stand_still, again_s)
+        await self._host.wait(self._future, stand_still)
 
 
 class _TrioTicket:
@@ -115,14 +144,6 @@ class _TrioTicket:
             patience_s = min(2 * patience_s, _PATIENCE_S_MAX)
 
 
-def _ticket(job: Job) -> _Ticket:
-    if (trio := sys.modules.get("trio")) is not None:
-        with contextlib.suppress(RuntimeError):
-            trio.lowlevel.current_task()  # also tells trio from an asyncio loop that hosts it
-            return _TrioTicket(job)
-    return _AsyncioTicket(job)
-
-
 def _wake_all(tickets: list[_Ticket]) -> None:
     for ticket in tickets:
         ticket.wake()
@@ -138,6 +159,7 @@ class Writer:
         self._stopped = False
         self._stood_at_s = -math.inf
         self._served = threading.Event()
+        self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncioHost] = weakref.WeakKeyDictionary()
         # A daemon: a program that forgets to close its store must still be able to end. What is committed is
         # durable, and what is not is undone when the file is opened next.
         self._thread = threading.Thread(target=self._run, name="execsafe-store", daemon=True)
@@ -149,13 +171,26 @@ class Writer:
         Raises:
             StoreUnavailable: the writer is stopped.
         """
-        ticket = _ticket(job)
+        ticket = self._ticket(job)
         with self._lock:
             if self._stopped:
                 raise closed()
             self._served.clear()
             self._queue.put(ticket)
         await ticket.wait(self._stand_still)
+
+    def _ticket(self, job: Job) -> _Ticket:
+        trio = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_task():  # also tells trio from an asyncio loop that hosts it
+            return _TrioTicket(job)
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        host = self._hosts.get(loop)
+        if host is None:
+            with self._lock:
+                host = self._hosts[loop] = _AsyncioHost()
+        return _AsyncioTicket(job, loop, host)
 
     def _stand_still(self, now_s: float) -> None:
         """Let the thread have the interpreter; *now_s* is the caller's event loop's time."""

@@ -11,8 +11,10 @@ out equals what went in, or :class:`~execsafe.errors.StoreCorrupt` is raised. No
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import math
+import operator
 import re
 import types
 import typing
@@ -35,7 +37,8 @@ _DECIMAL_TEXT: Final = re.compile(r"-?[0-9]{1,101}(\.[0-9]{1,200})?", re.ASCII)
 _CANONICAL: Final = re.compile(r"0|-?[1-9][0-9]{0,60}|-?(0|[1-9][0-9]{0,60})\.[0-9]{0,60}[1-9]", re.ASCII)
 
 _T = TypeVar("_T")
-_Convert = Callable[[Any], Any]
+_ToText = Callable[[Any], str]
+_FromTree = Callable[[Any], Any]
 
 
 @attrs.frozen
@@ -44,8 +47,8 @@ class _Field:
     argument: str
     is_required: bool
     omit: object  # the empty default, or _NEVER
-    encode: _Convert
-    decode: _Convert
+    encode: _ToText
+    decode: _FromTree
 
 
 @attrs.frozen
@@ -54,6 +57,11 @@ class _Plan:
     fields: tuple[_Field, ...]
     by_name: dict[str, _Field]
     required: frozenset[str]
+    # For encoding, the hot half: all values of an instance at once, and column by column what to do with them.
+    values: Callable[[Any], tuple[Any, ...]]
+    omits: tuple[object, ...]
+    names: tuple[str, ...]
+    encoders: tuple[_ToText, ...]
 
 
 _NEVER: Final = object()
@@ -98,7 +106,7 @@ def encode(value: object) -> bytes:
     tag = _tags.get(type(value))
     if tag is None:
         raise InvalidInput(f"{shorten(type(value).__name__)} is not registered with the codec")
-    data = _dumps({TAG: tag, **_encode_fields(_by_tag[tag], value)}).encode("ascii")
+    data = _encode_fields(_by_tag[tag], value, f'"{TAG}":{_quote(tag)}').encode("ascii")
     if len(data) > ENCODED_BYTES_MAX:
         raise InvalidInput(f"{tag} is too large to store: {len(data)} bytes, at most {ENCODED_BYTES_MAX}")
     return data
@@ -143,9 +151,19 @@ def _plan(cls: type) -> _Plan:
         fields=fields,
         by_name={field.name: field for field in fields},
         required=frozenset(field.name for field in fields if field.is_required),
+        values=_getter([field.name for field in fields]),
+        omits=tuple(field.omit for field in fields),
+        names=tuple(f"{_quote(field.name)}:" for field in fields),
+        encoders=tuple(field.encode for field in fields),
     )
     _plans[cls] = plan
     return plan
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda value: tuple([getattr(value, name) for name in names])
 
 
 def _field(attribute: attrs.Attribute[Any], type_: Any) -> _Field:
@@ -153,6 +171,8 @@ def _field(attribute: attrs.Attribute[Any], type_: Any) -> _Field:
     is_empty = default is EMPTY_PARAMS or (not default and not isinstance(default, attrs.Factory))  # type: ignore[arg-type]
     is_omitted = default is not attrs.NOTHING and is_empty
     encode_, decode_ = _converters(type_)
+    if is_omitted and default is None:
+        encode_ = _converters(_without_none(type_))[0]  # None never gets as far
     return _Field(
         name=attribute.name,
         argument=attribute.alias or attribute.name,
@@ -163,41 +183,42 @@ def _field(attribute: attrs.Attribute[Any], type_: Any) -> _Field:
     )
 
 
-def _converters(type_: Any) -> tuple[_Convert, _Convert]:
+def _without_none(type_: Any) -> Any:
+    rest = [a for a in typing.get_args(type_) if a is not type(None)]
+    return rest[0] if len(rest) == 1 and typing.get_origin(type_) in (typing.Union, types.UnionType) else type_
+
+
+def _converters(type_: Any) -> tuple[_ToText, _FromTree]:
     origin, arguments = typing.get_origin(type_), typing.get_args(type_)
-    if origin in (typing.Union, types.UnionType):
-        rest = [a for a in arguments if a is not type(None)]
-        if len(rest) == 1 and len(arguments) == 2:  # noqa: PLR2004
-            return _optional(*_converters(rest[0]))
-    elif origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004
+    if (some := _without_none(type_)) is not type_:
+        return _optional(*_converters(some))
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004
         return _sequence(*_converters(arguments[0]))
-    elif origin is tuple:
+    if origin is tuple:
         return _fixed([_converters(a) for a in arguments])
-    elif origin is dict and arguments[0] is str:
+    if origin is dict and arguments[0] is str:
         return _mapping(*_converters(arguments[1]))
-    elif type_ in _SCALARS:
+    if type_ in _SCALARS:
         return _SCALARS[type_]
-    elif isinstance(type_, type) and issubclass(type_, enum.Enum):
+    if isinstance(type_, type) and issubclass(type_, enum.Enum):
         return _enum(type_)
-    elif isinstance(type_, type) and attrs.has(type_):
+    if isinstance(type_, type) and attrs.has(type_):
         plan = _plan(type_)
         return (lambda value: _encode_nested(plan, value)), (lambda tree: _decode_fields(plan, tree))
     raise TypeError(f"the codec cannot store a field of type {type_}")
 
 
-def _encode_nested(plan: _Plan, value: object) -> dict[str, Any]:
+def _encode_nested(plan: _Plan, value: object) -> str:
     if type(value) is not plan.cls:
         raise _misfit(plan.cls, value)
     return _encode_fields(plan, value)
 
 
-def _encode_fields(plan: _Plan, value: object) -> dict[str, Any]:
-    tree = {}
-    for field in plan.fields:
-        item = getattr(value, field.name)
-        if item is not field.omit:
-            tree[field.name] = field.encode(item)
-    return tree
+def _encode_fields(plan: _Plan, value: object, *head: str) -> str:
+    """JSON, written directly: a tree for the general encoder would cost as much again as the text."""
+    columns = zip(plan.values(value), plan.omits, plan.names, plan.encoders, strict=True)
+    members = [name + encode_(item) for item, omit, name, encode_ in columns if item is not omit]
+    return f"{{{','.join([*head, *members])}}}"
 
 
 def _decode_fields(plan: _Plan, tree: Any) -> Any:
@@ -222,11 +243,11 @@ def _misfit(expected: type, value: object) -> InvalidInput:
     return InvalidInput(f"cannot store {shorten(type(value).__name__)} where {expected.__name__} belongs")
 
 
-def _exact(expected: type) -> tuple[_Convert, _Convert]:
-    def to(value: Any) -> Any:
+def _exact(expected: type, write: _ToText) -> tuple[_ToText, _FromTree]:
+    def to(value: Any) -> str:
         if type(value) is not expected:
             raise _misfit(expected, value)
-        return value
+        return write(value)
 
     def back(tree: Any) -> Any:
         if type(tree) is not expected:
@@ -236,22 +257,31 @@ def _exact(expected: type) -> tuple[_Convert, _Convert]:
     return to, back
 
 
-def _encode_float(value: Any) -> float:
-    if type(value) is not float or not math.isfinite(value):
+def _write_float(value: float) -> str:
+    if not math.isfinite(value):
         raise _misfit(float, value)
-    return value
+    return repr(value)
+
+
+def _write_bool(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _encode_decimal(value: Any) -> str:
     if type(value) is not Decimal:
         raise _misfit(Decimal, value)
-    text = str(value)
+    return _number_text(str(value))
+
+
+@functools.lru_cache(maxsize=1_024)  # a record names the same few numbers again and again
+def _number_text(text: str) -> str:
     if _CANONICAL.fullmatch(text):
-        return text
+        return f'"{text}"'
+    value = Decimal(text)
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int) or abs(exponent) > _SCALE_MAX or abs(value.adjusted()) > _SCALE_MAX:
         raise InvalidInput(f"cannot store the number {shorten(text)}: not finite, or out of range")
-    return plain(value)
+    return f'"{plain(value)}"'
 
 
 def _decode_decimal(tree: Any) -> Decimal:
@@ -263,7 +293,7 @@ def _decode_decimal(tree: Any) -> Decimal:
 def _encode_params(value: Any) -> str:
     if type(value) is not Params:
         raise _misfit(Params, value)
-    return value.text
+    return _quote(value.text)
 
 
 def _decode_params(tree: Any) -> Params:
@@ -272,30 +302,30 @@ def _decode_params(tree: Any) -> Params:
     return Params(tree)
 
 
-def _enum(cls: type[enum.Enum]) -> tuple[_Convert, _Convert]:
-    values = {member: member.value for member in cls}
+def _enum(cls: type[enum.Enum]) -> tuple[_ToText, _FromTree]:
+    texts = {member: json.dumps(member.value) for member in cls}
     members = {member.value: member for member in cls}
 
-    def to(value: Any) -> Any:
+    def to(value: Any) -> str:
         if type(value) is not cls:
             raise _misfit(cls, value)
-        return values[value]
+        return texts[value]
 
     return to, members.__getitem__
 
 
-def _optional(to: _Convert, back: _Convert) -> tuple[_Convert, _Convert]:
+def _optional(to: _ToText, back: _FromTree) -> tuple[_ToText, _FromTree]:
     return (
-        lambda value: None if value is None else to(value),
+        lambda value: "null" if value is None else to(value),
         lambda tree: None if tree is None else back(tree),
     )
 
 
-def _sequence(to: _Convert, back: _Convert) -> tuple[_Convert, _Convert]:
-    def encode_all(value: Any) -> list[Any]:
+def _sequence(to: _ToText, back: _FromTree) -> tuple[_ToText, _FromTree]:
+    def encode_all(value: Any) -> str:
         if type(value) is not tuple:
             raise _misfit(tuple, value)
-        return [to(item) for item in value]
+        return f"[{','.join([to(item) for item in value])}]"
 
     def decode_all(tree: Any) -> tuple[Any, ...]:
         if type(tree) is not list:
@@ -305,11 +335,11 @@ def _sequence(to: _Convert, back: _Convert) -> tuple[_Convert, _Convert]:
     return encode_all, decode_all
 
 
-def _fixed(converters: list[tuple[_Convert, _Convert]]) -> tuple[_Convert, _Convert]:
-    def encode_each(value: Any) -> list[Any]:
+def _fixed(converters: list[tuple[_ToText, _FromTree]]) -> tuple[_ToText, _FromTree]:
+    def encode_each(value: Any) -> str:
         if type(value) is not tuple or len(value) != len(converters):
             raise _misfit(tuple, value)
-        return [to(item) for (to, _), item in zip(converters, value, strict=True)]
+        return f"[{','.join([to(item) for (to, _), item in zip(converters, value, strict=True)])}]"
 
     def decode_each(tree: Any) -> tuple[Any, ...]:
         if type(tree) is not list or len(tree) != len(converters):
@@ -319,11 +349,11 @@ def _fixed(converters: list[tuple[_Convert, _Convert]]) -> tuple[_Convert, _Conv
     return encode_each, decode_each
 
 
-def _mapping(to: _Convert, back: _Convert) -> tuple[_Convert, _Convert]:
-    def encode_all(value: Any) -> dict[str, Any]:
+def _mapping(to: _ToText, back: _FromTree) -> tuple[_ToText, _FromTree]:
+    def encode_all(value: Any) -> str:
         if type(value) is not dict or not all(type(key) is str for key in value):
             raise _misfit(dict, value)
-        return {key: to(item) for key, item in value.items()}
+        return f"{{{','.join([f'{_quote(key)}:{to(item)}' for key, item in value.items()])}}}"
 
     def decode_all(tree: Any) -> dict[str, Any]:
         if type(tree) is not dict:
@@ -333,11 +363,12 @@ def _mapping(to: _Convert, back: _Convert) -> tuple[_Convert, _Convert]:
     return encode_all, decode_all
 
 
-_SCALARS: Final[dict[Any, tuple[_Convert, _Convert]]] = {
-    str: _exact(str),
-    int: _exact(int),
-    bool: _exact(bool),
-    float: (_encode_float, _exact(float)[1]),
+_quote: Final[_ToText] = json.encoder.encode_basestring_ascii
+_SCALARS: Final[dict[Any, tuple[_ToText, _FromTree]]] = {
+    str: _exact(str, _quote),
+    int: _exact(int, int.__repr__),
+    bool: _exact(bool, _write_bool),
+    float: _exact(float, _write_float),
     Decimal: (_encode_decimal, _decode_decimal),
     Params: (_encode_params, _decode_params),
 }
@@ -347,8 +378,7 @@ def _refuse_constant(name: str) -> None:
     raise StoreCorrupt(f"a stored number is {name}")
 
 
-# One encoder and one decoder for all: building them costs as much as a small record.
-_dumps: Final = json.JSONEncoder(ensure_ascii=True, check_circular=False, allow_nan=False, separators=(",", ":")).encode
+# One decoder for all: building it costs as much as a small record.
 _loads: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 register(IntentRecord)

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import enum
+import functools
 from bisect import bisect_right
-from decimal import Decimal
-from typing import Final
+from collections.abc import Callable
+from decimal import (
+    ROUND_HALF_EVEN,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    localcontext,
+)
+from typing import Final, Generic, ParamSpec, TypeVar
 
 import attrs
 
 from execsafe.model.order import ZERO, Fee, Fill, OrderReport, OrderStatus, Side
 from execsafe.model.values import to_decimal
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+CONTEXT: Final = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+"""The venue's own arithmetic: what a client does to the current decimal context changes nothing here."""
+
+
+def in_own_context(method: Callable[P, T]) -> Callable[P, T]:
+    """Have *method* calculate in :data:`CONTEXT`."""
+
+    @functools.wraps(method)
+    def calculating(*args: P.args, **kwargs: P.kwargs) -> T:
+        with localcontext(CONTEXT):
+            return method(*args, **kwargs)
+
+    return calculating
 
 
 class RejectReason(enum.StrEnum):
@@ -31,6 +58,12 @@ class RejectReason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     MAINTENANCE = "maintenance"
     BAD_KEY = "bad_key"
+    STOP_WOULD_TRIGGER = "stop_would_trigger"  # the price is already beyond the stop
+    NO_POSITION = "no_position"  # nothing that a stop could be attached to
+    STOP_UNCHANGED = "stop_unchanged"  # this stop is attached already
+    LEVERAGE_UNCHANGED = "leverage_unchanged"
+    MARGIN_MODE_UNCHANGED = "margin_mode_unchanged"
+    MARGIN_MODE_LOCKED = "margin_mode_locked"  # a position or an open order is in the way
 
 
 class VenueReject(Exception):
@@ -62,6 +95,11 @@ class NewOrder:
     signed_at_ms: int | None = None
     window_ms: int | None = None
     deadline_ms: int | None = None
+
+    @property
+    def is_stop(self) -> bool:
+        """Whether its trigger guards against a loss: below the price for a sell, above it for a buy."""
+        return self.trigger_price is not None and self.trigger_above in {None, self.side is Side.BUY}
 
     @property
     def dead_after_ms(self) -> int | None:
@@ -120,7 +158,7 @@ class SimOrder:
     @property
     def leaves_quantity(self) -> Decimal:
         """What may still fill."""
-        return self.quantity - self.filled_quantity if self.is_open else ZERO
+        return CONTEXT.subtract(self.quantity, self.filled_quantity) if self.is_open else ZERO
 
     @property
     def is_open(self) -> bool:
@@ -130,7 +168,7 @@ class SimOrder:
     @property
     def average_price(self) -> Decimal | None:
         """Volume-weighted; None before the first fill."""
-        return self.cost / self.filled_quantity if self.filled_quantity else None
+        return CONTEXT.divide(self.cost, self.filled_quantity) if self.filled_quantity else None
 
     def report(self) -> OrderReport:
         """This state in execsafe's own words."""
@@ -146,12 +184,39 @@ class SimOrder:
             limit_price=self.limit_price,
             fills=tuple(_report_fill(fill) for fill in self.fills),
             reported_at_ms=self.updated_at_ms,
+            trigger_price=self.request.trigger_price,
+            reduce_only=self.request.reduce_only,
         )
 
 
+def fees_of(fill: SimFill) -> tuple[Fee, ...]:
+    """The fee of one execution, in execsafe's own words."""
+    return (Fee(cost=fill.fee, currency=fill.fee_currency),) if fill.fee else ()
+
+
 def _report_fill(fill: SimFill) -> Fill:
-    fees = (Fee(cost=fill.fee, currency=fill.fee_currency),) if fill.fee else ()
-    return Fill(trade_id=fill.trade_id, quantity=fill.quantity, price=fill.price, fees=fees, filled_at_ms=fill.at_ms)
+    return Fill(
+        trade_id=fill.trade_id, quantity=fill.quantity, price=fill.price, fees=fees_of(fill), filled_at_ms=fill.at_ms
+    )
+
+
+class History(Generic[T]):
+    """A value over time, so that a lagging view can show how it was."""
+
+    def __init__(self) -> None:
+        self._states: list[tuple[int, T]] = []
+
+    def note(self, at_ms: int, value: T) -> None:
+        """It is *value* from now on."""
+        if self._states and self._states[-1][0] == at_ms:
+            self._states[-1] = (at_ms, value)
+        else:
+            self._states.append((at_ms, value))
+
+    def as_of(self, at_ms: int) -> T | None:
+        """The value at that instant; None before the first."""
+        index = bisect_right(self._states, at_ms, key=lambda state: state[0])
+        return self._states[index - 1][1] if index else None
 
 
 class Tracked:

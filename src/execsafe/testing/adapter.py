@@ -7,25 +7,28 @@ lives in the venue's own queue: it lands at its instant although its caller was 
 from __future__ import annotations
 
 import random
-from typing import Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Final, NoReturn, TypeVar
 
 import anyio
 import attrs
 
 from execsafe.core.ids import client_order_id
-from execsafe.core.outcomes import classify
+from execsafe.core.outcomes import Rule, classify
 from execsafe.errors import InvalidInput, UnsupportedByVenue
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import Intent
 from execsafe.model.order import ZERO, OrderReport, OrderRequest, OrderStatus
-from execsafe.model.outcome import Judged, Operation
+from execsafe.model.outcome import Judged, Meaning, Operation
+from execsafe.model.position import Balance, Execution, OrderBook, PositionSide, Quote, StopKind, VenuePosition
 from execsafe.model.values import to_positive
 from execsafe.model.venue import Dedup, Expiry, LookUp, VenueProfile, View
 from execsafe.ports import Clock, ExchangeAdapter, OrderRef
 from execsafe.testing import sim_errors as client
 from execsafe.testing._orders import NewOrder, SimOrder, VenueReject
 from execsafe.testing._wire import SILENT, Delivery, dispatch, release
-from execsafe.testing.faults import Fault, FaultPlan, Strikes
+from execsafe.testing.faults import Fault, FaultPlan, Reading, Strikes
 from execsafe.testing.venue import SimVenue
 
 SIM_PROFILE: Final = VenueProfile(
@@ -45,8 +48,13 @@ SIM_PROFILE: Final = VenueProfile(
 )
 """A venue much like Binance spot: ids unique among open orders, an absolute request deadline."""
 
+T = TypeVar("T")
+
 _HANG_MS: Final = 3_600_000
 _TRIGGERS: Final = ("stopLossPrice", "takeProfitPrice", "triggerPrice", "stopPrice")
+_RULES: Final = (
+    Rule(meaning=Meaning.NO_CHANGE, reason="this stop is attached", operations=Operation.SET_STOP, kind="NoChange"),
+)
 
 
 class SimAdapter(ExchangeAdapter):
@@ -60,6 +68,11 @@ class SimAdapter(ExchangeAdapter):
         profile: what the bot believes about the venue; :data:`SIM_PROFILE` unless given.
         latency_ms: least and greatest time of one way, drawn per request.
         request_timeout_s: when the client gives up waiting for an answer.
+        stop_kind: how stops of linear positions are kept. ORDER, as on Binance: an order of its own. ATTACHED, as
+            on Bybit: a property of the position, see ``set_attached_stop``. On spot a stop is always an order.
+
+    Readings (positions, balances, open orders, executions, order book, quotes) are LOOK_UP to the fault plan, and
+    so is every look-up of an order; ``Strike.reading`` counts one kind alone.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class SimAdapter(ExchangeAdapter):
         profile: VenueProfile = SIM_PROFILE,
         latency_ms: tuple[int, int] = (5, 50),
         request_timeout_s: float = 10.0,
+        stop_kind: StopKind = StopKind.ORDER,
     ) -> None:
         self.venue = venue
         self.clock = clock
@@ -80,6 +94,7 @@ class SimAdapter(ExchangeAdapter):
         self.profile = profile
         self.latency_ms = latency_ms
         self.request_timeout_ms: int = round(request_timeout_s * 1000)
+        self._stop_kind = stop_kind
         self._held: list[Delivery[SimOrder]] = []
 
     # --- the port ---------------------------------------------------------------------------------
@@ -112,7 +127,7 @@ class SimAdapter(ExchangeAdapter):
         strikes = self.plan.draw(Operation.CREATE)
         order = self._new_order(request)
         delivery = Delivery(lambda now_ms, faults: self.venue.submit(order, now_ms, faults), strikes)
-        await self._send(delivery, strikes, order.dead_after_ms)
+        await self._send(delivery, strikes, order.dead_after_ms, self._held)
         if strikes.take(Fault.EMPTY_OK):
             return OrderReport(symbol=request.symbol)
         return _result(delivery).report()
@@ -133,39 +148,132 @@ class SimAdapter(ExchangeAdapter):
             )
 
         delivery = Delivery(act, strikes)
-        await self._send(delivery, strikes, None)
+        await self._send(delivery, strikes, None, self._held)
         _result(delivery)
 
     async def look_up(self, lookup: LookUp, order: OrderRef) -> OrderReport | None:
-        strikes = self.plan.draw(Operation.LOOK_UP)
-        await self._travel(strikes.random)
-        if strikes.take(Fault.LOOKUP_ERROR):
-            if strikes.random.random() < 0.5:  # noqa: PLR2004 - a coin
-                raise client.ExchangeNotAvailable("sim GET orders 502 Bad Gateway")
-            await self._time_out("GET orders")
-        try:
-            shown = self.venue.look(
+        shown = await self._read(
+            Reading.ORDER,
+            lambda now_ms, lag_max_ms, strikes: self.venue.look(
                 lookup.view,
-                self.clock.now_ms(),
+                now_ms,
                 symbol=order.symbol,
                 client_order_id=order.client_order_id,
                 venue_order_id=order.venue_order_id if order.client_order_id is None else None,
                 strikes=strikes,
-                lag_max_ms=round(self.profile.read_lag_s * 1000),
-            )
-        except VenueReject as reject:
-            raise client.as_client_error(reject) from None
-        await self._travel(strikes.random)
+                lag_max_ms=lag_max_ms,
+            ),
+        )
         if not shown:
             return None
         return _trades_report(shown[-1]) if lookup.view is View.TRADES else shown[-1].report()
 
     def judge(self, error: BaseException, operation: Operation) -> Judged:
-        return classify(error, operation)
+        return classify(error, operation, table=_RULES)
+
+    # --- readings ---------------------------------------------------------------------------------
+
+    async def fetch_positions(self) -> Sequence[VenuePosition]:
+        return await self._read(
+            Reading.POSITIONS,
+            lambda now_ms, lag_ms, strikes: self.venue.fetch_positions(now_ms, strikes=strikes, lag_max_ms=lag_ms),
+        )
+
+    async def fetch_balances(self) -> Mapping[str, Balance]:
+        return await self._read(
+            Reading.BALANCES,
+            lambda now_ms, lag_ms, strikes: self.venue.fetch_balances(now_ms, strikes=strikes, lag_max_ms=lag_ms),
+        )
+
+    async def fetch_open_orders(self, symbol: str) -> Sequence[OrderReport]:
+        shown = await self._read(
+            Reading.OPEN_ORDERS,
+            lambda now_ms, lag_ms, strikes: self.venue.look(
+                View.OPEN_ORDERS, now_ms, symbol=symbol, strikes=strikes, lag_max_ms=lag_ms
+            ),
+        )
+        return [order.report() for order in shown]
+
+    async def fetch_executions(self, symbol: str, *, since_ms: int) -> Sequence[Execution]:
+        return await self._read(
+            Reading.EXECUTIONS,
+            lambda now_ms, lag_ms, strikes: self.venue.executions(
+                symbol, now_ms, since_ms=since_ms, strikes=strikes, lag_max_ms=lag_ms
+            ),
+        )
+
+    async def fetch_order_book(self, symbol: str, *, depth: int = 20) -> OrderBook:
+        return await self._read(
+            Reading.ORDER_BOOK,
+            lambda now_ms, lag_ms, strikes: self.venue.order_book(
+                symbol, now_ms, depth=depth, strikes=strikes, lag_max_ms=lag_ms
+            ),
+        )
+
+    async def fetch_quotes(self, symbols: Sequence[str]) -> Mapping[str, Quote]:
+        return await self._read(
+            Reading.QUOTES,
+            lambda now_ms, lag_ms, strikes: self.venue.quotes(symbols, now_ms, strikes=strikes, lag_max_ms=lag_ms),
+        )
+
+    async def _read(self, reading: Reading, answer: Callable[[int, int, Strikes], T]) -> T:
+        strikes = self.plan.draw(Operation.LOOK_UP, reading)
+        await self._travel(strikes.random)
+        if strikes.take(Fault.LOOKUP_ERROR):
+            if strikes.random.random() < 0.5:  # noqa: PLR2004 - a coin
+                raise client.ExchangeNotAvailable(f"sim GET {reading.value} 502 Bad Gateway")
+            await self._time_out(f"GET {reading.value}")
+        try:
+            shown = answer(self.clock.now_ms(), round(self.profile.read_lag_s * 1000), strikes)
+        except VenueReject as reject:
+            raise client.as_client_error(reject) from None
+        await self._travel(strikes.random)
+        return shown
+
+    # --- settings ---------------------------------------------------------------------------------
+
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
+        await self._change(
+            Operation.SET_LEVERAGE,
+            lambda now_ms, strikes: self.venue.set_leverage(symbol, leverage, now_ms, strikes),
+        )
+
+    async def set_margin_mode(self, symbol: str, mode: str) -> None:
+        await self._change(
+            Operation.SET_MARGIN_MODE,
+            lambda now_ms, strikes: self.venue.set_margin_mode(symbol, mode, now_ms, strikes),
+        )
+
+    def stop_kind(self, symbol: str) -> StopKind:
+        market = self.venue.markets.get(symbol)
+        return self._stop_kind if market is not None and market.is_linear else StopKind.ORDER
+
+    async def set_attached_stop(self, symbol: str, side: PositionSide, stop_price: Decimal | None) -> None:
+        if self.stop_kind(symbol) is not StopKind.ATTACHED:
+            raise self._without("stops attached to positions")
+        await self._change(
+            Operation.SET_STOP,
+            lambda now_ms, strikes: self.venue.set_attached_stop(
+                symbol, stop_price, now_ms, side=side, strikes=strikes
+            ),
+        )
+
+    async def _change(self, operation: Operation, act: Callable[[int, Strikes], None]) -> None:
+        strikes = self.plan.draw(operation)
+        delivery = Delivery(act, strikes)
+        await self._send(delivery, strikes, None, [], what=operation.value)
+        _result(delivery)
 
     # --- the wire ---------------------------------------------------------------------------------
 
-    async def _send(self, delivery: Delivery[SimOrder], strikes: Strikes, dead_after_ms: int | None) -> None:
+    async def _send(
+        self,
+        delivery: Delivery[T],
+        strikes: Strikes,
+        dead_after_ms: int | None,
+        held: list[Delivery[T]],
+        what: str = "order",
+    ) -> None:
         """Carry a request there and its answer back, through whatever is to happen to it.
 
         Returns once the answer is there; raises what the client sees where it is not.
@@ -175,24 +283,24 @@ class SimAdapter(ExchangeAdapter):
             self.venue,
             delivery,
             strikes,
-            self._held,
+            held,
             now_ms=now_ms,
             arrival_ms=now_ms + rng.randint(*self.latency_ms),
             dead_after_ms=dead_after_ms,
             timeout_ms=self.request_timeout_ms,
         )
         if fault in SILENT:
-            await self._time_out("POST order", _HANG_MS if fault is Fault.HANG else None)
+            await self._time_out(f"POST {what}", _HANG_MS if fault is Fault.HANG else None)
         await self._wait_until(arrival_ms + rng.randint(*self.latency_ms))
-        self._raise_broken_answer(fault)
+        self._raise_broken_answer(fault, what)
 
-    def _raise_broken_answer(self, fault: Fault | None) -> None:
+    def _raise_broken_answer(self, fault: Fault | None, what: str) -> None:
         if fault is Fault.TRUNCATED_BODY:
-            raise client.ExchangeError("sim POST order") from client.ClientPayloadError("not enough data")
+            raise client.ExchangeError(f"sim POST {what}") from client.ClientPayloadError("not enough data")
         if fault is Fault.RESET_CONNECTION:
-            raise client.ExchangeNotAvailable("sim POST order") from client.ServerDisconnectedError()
+            raise client.ExchangeNotAvailable(f"sim POST {what}") from client.ServerDisconnectedError()
         if fault in {Fault.SERVER_ERROR_ACCEPTED, Fault.SERVER_ERROR_NOT_ACCEPTED}:
-            raise client.ExchangeNotAvailable("sim POST order 502 Bad Gateway")
+            raise client.ExchangeNotAvailable(f"sim POST {what} 502 Bad Gateway")
 
     async def _travel(self, rng: random.Random) -> None:
         await self._wait_until(self.clock.now_ms() + rng.randint(*self.latency_ms))
@@ -235,7 +343,7 @@ class SimAdapter(ExchangeAdapter):
         )
 
 
-def _result(delivery: Delivery[SimOrder]) -> SimOrder:
+def _result(delivery: Delivery[T]) -> T:
     try:
         return delivery.result()
     except VenueReject as reject:
@@ -249,5 +357,7 @@ def _trades_report(order: SimOrder) -> OrderReport:
         status=OrderStatus.UNKNOWN,
         quantity=None,
         limit_price=None,
+        trigger_price=None,
+        reduce_only=None,
         filled_quantity=sum((fill.quantity for fill in order.fills), ZERO),
     )

@@ -53,10 +53,31 @@ class Fault(enum.StrEnum):
     LOOKUP_MISSES_CLOSED = "lookup_misses_closed"  # the look-up by client id does not know ended orders
     ID_INDEX_LOST = "id_index_lost"  # from now on no look-up by client id finds what came before; lists still do
     PRUNED_AFTER_END = "pruned_after_end"  # an ended order leaves the order views at once; its trades stay
+    # --- positions and their stops: these strike only when a plan names them
+    STOP_REJECTED = "stop_rejected"  # a stop is refused: it would trigger immediately
+    STOP_LOST = "stop_lost"  # an accepted stop is gone a while later; nobody asked for it, nobody is told
+    POSITIONS_EMPTY = "positions_empty"  # a reading of the positions answers that there are none
+    POSITIONS_LAG = "positions_lag"  # a reading of the positions shows those of a moment ago
+    BOOK_EMPTY = "book_empty"  # an order book is shown without bids
+
+
+class Reading(enum.StrEnum):
+    """What is read when an operation is LOOK_UP."""
+
+    ORDER = "order"  # one of the declared views, for one order
+    POSITIONS = "positions"
+    BALANCES = "balances"
+    OPEN_ORDERS = "open_orders"
+    EXECUTIONS = "executions"
+    ORDER_BOOK = "order_book"
+    QUOTES = "quotes"
 
 
 _C, _X, _L = Operation.CREATE, Operation.CANCEL, Operation.LOOK_UP
-_WIRE: Final = frozenset({_C, _X})
+_STOP: Final = Operation.SET_STOP
+_SETTINGS: Final = frozenset({_STOP, Operation.SET_LEVERAGE, Operation.SET_MARGIN_MODE})
+_WIRE: Final = frozenset({_C, _X}) | _SETTINGS
+_FRONT: Final = frozenset({_C, _X, _L}) | _SETTINGS
 
 APPLIES: Final[Mapping[Fault, frozenset[Operation]]] = {
     Fault.DROP_REQUEST: _WIRE,
@@ -71,9 +92,9 @@ APPLIES: Final[Mapping[Fault, frozenset[Operation]]] = {
     Fault.SERVER_ERROR_ACCEPTED: _WIRE,
     Fault.SERVER_ERROR_NOT_ACCEPTED: _WIRE,
     Fault.EMPTY_OK: frozenset({_C}),
-    Fault.RATE_LIMITED: frozenset({_C, _X, _L}),
-    Fault.MAINTENANCE: frozenset({_C, _X, _L}),
-    Fault.TIMESTAMP_REJECT: frozenset({_C, _X, _L}),
+    Fault.RATE_LIMITED: _FRONT,
+    Fault.MAINTENANCE: _FRONT,
+    Fault.TIMESTAMP_REJECT: _FRONT,
     Fault.REJECT_FUNDS: frozenset({_C}),
     Fault.REJECT_FILTER: frozenset({_C}),
     Fault.DUPLICATE_ID_THOUGH_DEAD: frozenset({_C}),
@@ -86,8 +107,23 @@ APPLIES: Final[Mapping[Fault, frozenset[Operation]]] = {
     Fault.LOOKUP_MISSES_CLOSED: frozenset({_L}),
     Fault.ID_INDEX_LOST: frozenset({_L}),
     Fault.PRUNED_AFTER_END: frozenset({_C}),
+    Fault.STOP_REJECTED: frozenset({_C, _STOP}),
+    Fault.STOP_LOST: frozenset({_C, _STOP}),
+    Fault.POSITIONS_EMPTY: frozenset({_L}),
+    Fault.POSITIONS_LAG: frozenset({_L}),
+    Fault.BOOK_EMPTY: frozenset({_L}),
 }
 """Which requests a fault can strike."""
+
+# What is about positions comes last, and is for plans that ask for it: the draws of all others stay as they are.
+DRAWN: Final = tuple(Fault)[: tuple(Fault).index(Fault.STOP_REJECTED)]
+"""The faults of which a plan without rates makes its choice; the others strike only where a plan names them."""
+
+_READING_OF: Final[Mapping[Fault, Reading]] = {
+    Fault.POSITIONS_EMPTY: Reading.POSITIONS,
+    Fault.POSITIONS_LAG: Reading.POSITIONS,
+    Fault.BOOK_EMPTY: Reading.ORDER_BOOK,
+}
 
 # Of these at most one strikes a request: a request that was dropped cannot be answered with a 5xx as well.
 _EXCLUSIVE: Final = frozenset(tuple(Fault)[: tuple(Fault).index(Fault.PARTIAL_FILL)])
@@ -100,7 +136,7 @@ def defensible(profile: VenueProfile) -> frozenset[Fault]:
 
     Left out: a request that the network delivers twice where ids may be used again (nobody can stop the
     second), late arrivals that no expiry bounds before an attempt is called dead, lost indexes and pruning
-    where no declared view would still show the order.
+    where no declared view would still show the order. Only orders are judged: see :data:`DRAWN`.
     """
     left_out: set[Fault] = set()
     views = set(profile.views)
@@ -113,7 +149,7 @@ def defensible(profile: VenueProfile) -> frozenset[Fault]:
         left_out |= {Fault.LOOKUP_MISSES_CLOSED, Fault.ID_INDEX_LOST}
     if View.TRADES not in views:
         left_out.add(Fault.PRUNED_AFTER_END)
-    return frozenset(Fault) - left_out
+    return frozenset(DRAWN) - left_out
 
 
 @attrs.frozen
@@ -121,15 +157,24 @@ class Strike:
     """One scripted fault: the *ordinal*-th (from 1) request of *operation* meets *fault*.
 
     ``value`` fixes what is drawn otherwise: milliseconds for DELAY_REQUEST (until arrival), LOOKUP_LAG,
-    MAINTENANCE and CANCEL_OK_STILL_LIVE (-1: for ever); filled per mille for PARTIAL_FILL and
-    FILL_DURING_CANCEL; the HTTP status for server errors and rate limits; 1 or 0 for RESET_CONNECTION (done
-    or not).
+    POSITIONS_LAG, MAINTENANCE, STOP_LOST (until it is gone) and CANCEL_OK_STILL_LIVE (-1: for ever); filled
+    per mille for PARTIAL_FILL and FILL_DURING_CANCEL; the HTTP status for server errors and rate limits; 1 or 0
+    for RESET_CONNECTION (done or not).
+
+    ``reading`` counts only the look-ups of that kind; None counts all of them, except for the faults that can
+    strike one kind only (POSITIONS_EMPTY, POSITIONS_LAG, BOOK_EMPTY), which count those.
     """
 
     operation: Operation = attrs.field(converter=Operation)
     ordinal: int
     fault: Fault = attrs.field(converter=Fault)
     value: int | None = None
+    reading: Reading | None = attrs.field(default=None, converter=attrs.converters.optional(Reading))
+
+    @property
+    def counted(self) -> Operation | Reading:
+        """Which requests the ordinal counts."""
+        return self.reading or _READING_OF.get(self.fault) or self.operation
 
 
 class Strikes:
@@ -166,7 +211,7 @@ class FaultPlan:
 
     Args:
         seed: same seed, same faults.
-        rates: probability per fault, 0 to 1. None: a random quarter of *enabled*, each at 25 %.
+        rates: probability per fault, 0 to 1. None: a random quarter of *enabled*, each at 25 %, of :data:`DRAWN`.
         enabled: the faults that may be drawn; None: all.
 
     Attributes:
@@ -182,8 +227,8 @@ class FaultPlan:
     ) -> None:
         self.seed = seed
         self.fired: Counter[Fault] = Counter()
-        self._ordinals: Counter[Operation] = Counter()
-        self._script: dict[tuple[Operation, int], dict[Fault, int | None]] = {}
+        self._ordinals: Counter[Operation | Reading] = Counter()
+        self._script: dict[tuple[Operation | Reading, int], dict[Fault, int | None]] = {}
         self._stopped = False
         allowed = [fault for fault in Fault if enabled is None or fault in enabled]
         self.rates: dict[Fault, float] = (
@@ -206,18 +251,26 @@ class FaultPlan:
         """Add one-shot faults at exact requests, besides what is drawn.
 
         Raises:
-            ValueError: a fault that cannot strike that operation.
+            ValueError: a fault that cannot strike that operation, a reading where nothing is looked up.
         """
         for item in strikes:
             strike = item if isinstance(item, Strike) else Strike(*item)
             if strike.operation not in APPLIES[strike.fault]:
                 raise ValueError(f"{strike.fault.value} cannot strike a {strike.operation.value}")
-            self._script.setdefault((strike.operation, strike.ordinal), {})[strike.fault] = strike.value
+            if strike.reading is not None and strike.operation is not Operation.LOOK_UP:
+                raise ValueError(f"a {strike.operation.value} reads no {strike.reading.value}")
+            self._script.setdefault((strike.counted, strike.ordinal), {})[strike.fault] = strike.value
 
-    def strike_next(self, operation: Operation | str, fault: Fault | str, value: int | None = None) -> None:
-        """Script *fault* for the next request of *operation*."""
-        operation = Operation(operation)
-        self.script([Strike(operation, self._ordinals[operation] + 1, fault, value)])
+    def strike_next(
+        self,
+        operation: Operation | str,
+        fault: Fault | str,
+        value: int | None = None,
+        reading: Reading | str | None = None,
+    ) -> None:
+        """Script *fault* for the next request of *operation*; of look-ups, for the next one of that *reading*."""
+        strike = Strike(operation, 0, fault, value, reading)
+        self.script([attrs.evolve(strike, ordinal=self._ordinals[strike.counted] + 1)])
 
     def stop(self) -> None:
         """No more faults, drawn or scripted: what was promised to end must end now."""
@@ -227,13 +280,16 @@ class FaultPlan:
         """Undo :meth:`stop`."""
         self._stopped = False
 
-    def draw(self, operation: Operation) -> Strikes:
-        """The faults of the next request of *operation*."""
+    def draw(self, operation: Operation, reading: Reading | None = None) -> Strikes:
+        """The faults of the next request of *operation*; for a look-up, *reading* says what is read."""
         self._ordinals[operation] += 1
         ordinal = self._ordinals[operation]
         # A text seed goes through SHA-512: independent of PYTHONHASHSEED.
         rng = random.Random(f"{self.seed}/{operation.value}/{ordinal}")
         faults = dict(self._script.get((operation, ordinal), {}))
+        if reading is not None:
+            self._ordinals[reading] += 1
+            faults.update(self._script.get((reading, self._ordinals[reading]), {}))
         # Drawn for each, so that one fault's rate does not move the others.
         hits = [fault for fault, rate in self.rates.items() if rng.random() < rate]
         hits = [fault for fault in hits if operation in APPLIES[fault]]
@@ -247,4 +303,4 @@ class FaultPlan:
 
     def _swarm(self, allowed: list[Fault]) -> dict[Fault, float]:
         rng = random.Random(f"{self.seed}/swarm")
-        return {fault: _DRAWN_RATE for fault in allowed if rng.random() < _ENABLED_RATE}
+        return {fault: _DRAWN_RATE for fault in allowed if fault in DRAWN and rng.random() < _ENABLED_RATE}

@@ -9,8 +9,10 @@ import enum
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
+from itertools import groupby
+from typing import NamedTuple
 
 import attrs
 
@@ -30,11 +32,19 @@ class Happened(enum.StrEnum):
     AMENDED = "amended"  # quantity: the new total
     CANCEL_RECEIVED = "cancel_received"
     CANCEL_REJECTED = "cancel_rejected"
+    TRIGGERED = "triggered"  # a stop or a take-profit was set off; price: the price that did it
+    STOP_ATTACHED = "stop_attached"  # to a whole position; side: of the order that would close it
+    STOP_REMOVED = "stop_removed"  # from a position; reason: replaced, removed, flat, triggered, lost
+    LEVERAGE_SET = "leverage_set"  # quantity: the leverage
+    MARGIN_MODE_SET = "margin_mode_set"  # reason: the mode
 
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """One fact. ``at_ms`` is true time; ``seq`` orders facts of the same instant."""
+    """One fact. ``at_ms`` is true time; ``seq`` orders facts of the same instant.
+
+    ``is_stop``: an order whose trigger guards against a loss, in contrast to a take-profit.
+    """
 
     seq: int
     at_ms: int
@@ -50,6 +60,8 @@ class Entry:
     fee_currency: str | None = None
     reason: str | None = None
     reduce_only: bool = False
+    trigger_price: Decimal | None = None
+    is_stop: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """Plain JSON values, without what is empty."""
@@ -61,10 +73,22 @@ class Entry:
         }
 
 
-class Ledger:
-    """All entries of a venue, with the questions that tests ask. ``on_append`` is told of each new one."""
+class Gap(NamedTuple):
+    """A stretch of time, in Unix ms, during which *quantity* of a position had no live stop."""
 
-    def __init__(self) -> None:
+    from_ms: int
+    to_ms: int
+    quantity: Decimal
+
+
+class Ledger:
+    """All entries of a venue, with the questions that tests ask. ``on_append`` is told of each new one.
+
+    *now_ms*: the instant up to which everything is known; None: that of the latest entry.
+    """
+
+    def __init__(self, now_ms: Callable[[], int] | None = None) -> None:
+        self._now_ms = now_ms
         self.entries: list[Entry] = []
         self.on_append: Callable[[Entry], None] | None = None
         self._by_client: defaultdict[str | None, list[Entry]] = defaultdict(list)
@@ -117,6 +141,57 @@ class Ledger:
         fills = [entry for entry in self.fills() if entry.symbol == symbol]
         return sum((e.quantity if e.side is Side.BUY else -e.quantity for e in fills), ZERO)
 
+    # --- positions and their protection -----------------------------------------------------------
+
+    def exposure_over_time(self, symbol: str) -> list[tuple[int, Decimal]]:
+        """What was held after each instant at which it changed: Unix ms and signed quantity (short is negative).
+
+        On spot, fees that were taken in the base currency are not held.
+        """
+        held, over_time = ZERO, []
+        for at_ms, entries in groupby((e for e in self.entries if e.symbol == symbol), key=_at_ms):
+            change = sum((_held(entry) for entry in entries if entry.what is Happened.FILLED), ZERO)
+            if change:
+                held += change
+                over_time.append((at_ms, held))
+        return over_time
+
+    def protection_gaps(self, symbol: str, *, dust: Decimal = ZERO, until_ms: int | None = None) -> list[Gap]:
+        """When some of a position had no live stop: each stretch of time with one uncovered quantity.
+
+        A stop order counts with what may still fill, from its acceptance to its trigger or end, if it closes the
+        position and, except on spot, is reduce-only; a take-profit does not count. A stop attached to the position
+        covers all of it. What begins and ends in the same millisecond is no gap, unless it is there at the end.
+
+        Args:
+            symbol: which.
+            dust: a position of at most that much needs no stop.
+            until_ms: the end of a gap that is still there; None: the present.
+        """
+        entries = [e for e in self.entries if e.symbol == symbol and (until_ms is None or e.at_ms <= until_ms)]
+        last_ms = max(self._now_ms() if self._now_ms is not None else 0, entries[-1].at_ms if entries else 0)
+        coverage = _Coverage(symbol, dust)
+        for at_ms, happened in groupby(entries, key=_at_ms):
+            coverage.take(at_ms, happened)
+        return coverage.gaps(last_ms if until_ms is None else until_ms)
+
+    def flips(self, symbol: str) -> list[Entry]:
+        """Fills with which an order that had reduced a position, or was just closing it, opened the opposite one."""
+        held, side_before, reducers, flips = ZERO, 0, set[str | None](), []
+        for entry in self.fills():
+            if entry.symbol != symbol:
+                continue
+            change = _held(entry)
+            if held * change < 0:
+                reducers.add(entry.venue_order_id)
+            held += change
+            if held * side_before < 0 and entry.venue_order_id in reducers:
+                flips.append(entry)
+            side_before = (held > 0) - (held < 0) or side_before
+        return flips
+
+    # --- orders -----------------------------------------------------------------------------------
+
     def worst_case(self, client_order_ids: Collection[str]) -> Decimal:
         """The largest quantity that, at any instant, had filled or could still fill over the given ids."""
         worst = filled = ZERO
@@ -161,5 +236,67 @@ class Ledger:
         return hashlib.sha256(self.dump().encode()).hexdigest()
 
 
+class _Coverage:
+    """A position of one symbol and the stops that guard it, followed through the ledger."""
+
+    def __init__(self, symbol: str, dust: Decimal) -> None:
+        self._is_spot = ":" not in symbol
+        self._dust = dust
+        self._held = ZERO
+        self._is_attached = False
+        self._stops: dict[str | None, tuple[Side | None, Decimal]] = {}
+        self._since_ms, self._bare = 0, ZERO
+        self._gaps: list[Gap] = []
+
+    def take(self, at_ms: int, happened: Iterable[Entry]) -> None:
+        """Everything that happened in one millisecond: what counts is how it ended."""
+        for entry in happened:
+            self._follow(entry)
+        bare = self._uncovered()
+        if bare == self._bare:
+            return
+        if self._bare:
+            self._gaps.append(Gap(self._since_ms, at_ms, self._bare))
+        self._since_ms, self._bare = at_ms, bare
+
+    def gaps(self, until_ms: int) -> list[Gap]:
+        """All gaps, the one that is still there among them."""
+        return [*self._gaps, Gap(self._since_ms, until_ms, self._bare)] if self._bare else self._gaps
+
+    def _follow(self, entry: Entry) -> None:
+        order = entry.venue_order_id
+        guards = entry.what is Happened.ACCEPTED and entry.is_stop and (entry.reduce_only or self._is_spot)
+        if guards or (entry.what is Happened.AMENDED and order in self._stops):
+            self._stops[order] = entry.side, entry.quantity
+        elif entry.what is Happened.FILLED:
+            self._held += _held(entry)
+            if order in self._stops:
+                self._stops[order] = entry.side, self._stops[order][1] - entry.quantity
+        elif entry.what in {Happened.TRIGGERED, Happened.CANCELED, Happened.EXPIRED}:
+            self._stops.pop(order, None)
+        elif entry.what in {Happened.STOP_ATTACHED, Happened.STOP_REMOVED}:
+            self._is_attached = entry.what is Happened.STOP_ATTACHED
+
+    def _uncovered(self) -> Decimal:
+        size = max(ZERO, self._held) if self._is_spot else abs(self._held)
+        if size <= self._dust or self._is_attached:
+            return ZERO
+        closing = Side.SELL if self._held > 0 else Side.BUY
+        covered = sum((quantity for side, quantity in self._stops.values() if side is closing), ZERO)
+        return max(ZERO, size - covered)
+
+
+def _held(entry: Entry) -> Decimal:
+    """By how much a fill changes what is held: a fee taken in the base currency is not."""
+    if entry.side is Side.SELL:
+        return -entry.quantity
+    is_in_base = entry.fee_currency == entry.symbol.partition("/")[0]
+    return entry.quantity - entry.fee if is_in_base else entry.quantity
+
+
 def _seq(entry: Entry) -> int:
     return entry.seq
+
+
+def _at_ms(entry: Entry) -> int:
+    return entry.at_ms

@@ -26,6 +26,18 @@ class BadRequest(ExchangeError):
     """Malformed."""
 
 
+class NoChange(BadRequest):
+    """Already so."""
+
+
+class MarginModeAlreadySet(NoChange):
+    """Already in that margin mode."""
+
+
+class OperationRejected(ExchangeError):
+    """Not allowed in this state."""
+
+
 class BadSymbol(BadRequest):
     """Not listed."""
 
@@ -43,7 +55,7 @@ class OrderNotFound(InvalidOrder):
 
 
 class OrderImmediatelyFillable(InvalidOrder):
-    """A post-only order would take."""
+    """A post-only order would take, or a stop would trigger at once."""
 
 
 class DuplicateOrderId(InvalidOrder):
@@ -106,6 +118,12 @@ _CLASSES: Final = {
     RejectReason.RATE_LIMITED: RateLimitExceeded,
     RejectReason.MAINTENANCE: OnMaintenance,
     RejectReason.BAD_KEY: AuthenticationError,
+    RejectReason.STOP_WOULD_TRIGGER: OrderImmediatelyFillable,
+    RejectReason.NO_POSITION: BadRequest,
+    RejectReason.STOP_UNCHANGED: NoChange,
+    RejectReason.LEVERAGE_UNCHANGED: NoChange,
+    RejectReason.MARGIN_MODE_UNCHANGED: MarginModeAlreadySet,
+    RejectReason.MARGIN_MODE_LOCKED: OperationRejected,
 }
 
 

@@ -27,12 +27,12 @@ from execsafe.testing._chaos import KINDS, HostFault, StoreFault
 from execsafe.testing._setup import PLAIN, Variant
 from execsafe.testing._world import World
 from execsafe.testing.auditor import Auditor, Evidence, Violation
-from execsafe.testing.faults import Fault
+from execsafe.testing.faults import DRAWN
 from execsafe.testing.loop import run_simulated, run_simulated_trio
 
 __all__ = ["ALL_FAULTS", "PLAIN", "HostFault", "SimulationResult", "StoreFault", "Variant", "simulate"]
 
-ALL_FAULTS: Final = frozenset({*Fault, *KINDS})
+ALL_FAULTS: Final = frozenset({*DRAWN, *KINDS})
 """Every kind of fault: of the wire, the venue, the hosts and the store."""
 
 _SQLITE_EVERY: Final = 20  # one seed in so many runs on a real SQLite file

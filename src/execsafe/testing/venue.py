@@ -5,24 +5,24 @@ and tests all drive the same object. What lies in the future (requests under way
 waits in a queue that every call first works off up to its own instant, so that a late request really lands
 late, whoever is still alive to see it.
 
-There is no book of other people's orders: each symbol has one price at which any quantity trades. An order
+Unless a test gives a symbol a book (``set_book``), there is one price at which any quantity trades. An order
 at or through it fills at it as taker; a resting order that the price reaches fills at its limit as maker.
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final
 
 import attrs
 
-from execsafe.model.order import OrderStatus
+from execsafe.model.order import OrderStatus, Side
+from execsafe.model.values import Number
 from execsafe.model.venue import Dedup, View
 from execsafe.testing._accounts import Market, SimPosition, btc_usdt, eth_usdt, linear
-from execsafe.testing._matching import Engine, crosses
+from execsafe.testing._front import CALM, LOST_MS, Front
+from execsafe.testing._matching import triggers
 from execsafe.testing._orders import (
     AT_ONCE,
     FillStep,
@@ -32,6 +32,7 @@ from execsafe.testing._orders import (
     SimOrder,
     Tracked,
     VenueReject,
+    in_own_context,
 )
 from execsafe.testing.faults import Fault, Strikes
 from execsafe.testing.ledger import Happened
@@ -41,12 +42,10 @@ __all__ = [
     "SimVenue", "VenueReject", "btc_usdt", "eth_usdt", "linear",
 ]  # fmt: skip
 
-FORWARD_SLACK_MS: Final = 1_000  # how far ahead a timestamp may be, as on Binance
 RETENTION_MS: Final = 7 * 86_400_000
-_CALM: Final = Strikes({}, random.Random(0), Counter())
 
 
-class SimVenue(Engine):
+class SimVenue(Front):
     """Orders, balances and positions of one account, with a hidden ledger of what really happened.
 
     Args:
@@ -59,6 +58,10 @@ class SimVenue(Engine):
         read_lag_ms: how old the state is that a view shows: one figure, or one per view.
         rejects_post_only: refuse a post-only order that would take; False: accept it and cancel it at once.
         retention_ms: how long ended orders are kept (the ledger keeps everything).
+        account_lag_ms: how old the positions and balances are that are shown.
+        spread_bps: between bid and ask of a symbol without a set book; 0: both are the price.
+        rejects_passed_stops: refuse a stop whose trigger the price has passed already, as Binance and Bybit do;
+            False: it triggers at once.
     """
 
     def __init__(
@@ -73,19 +76,22 @@ class SimVenue(Engine):
         read_lag_ms: int | Mapping[View, int] = 0,
         rejects_post_only: bool = True,
         retention_ms: int = RETENTION_MS,
+        account_lag_ms: int = 0,
+        spread_bps: Number = 0,
+        rejects_passed_stops: bool = False,
     ) -> None:
-        super().__init__(markets, prices, balances, retention_ms)
+        super().__init__(markets, prices, balances, retention_ms, spread_bps)
         self.dedup: Dedup = Dedup(dedup)
         self.dedup_window_ms = dedup_window_ms
         self.skew_ms = skew_ms
-        self.read_lag_ms: dict[View, int] = (
-            dict.fromkeys(View, read_lag_ms) if isinstance(read_lag_ms, int) else dict(read_lag_ms)
-        )
+        self.read_lag_ms = dict.fromkeys(View, read_lag_ms) if isinstance(read_lag_ms, int) else dict(read_lag_ms)
+        self.account_lag_ms = account_lag_ms
         self.rejects_post_only = rejects_post_only
-        self._maintenance_until_ms = 0
+        self.rejects_passed_stops = rejects_passed_stops
 
     # --- requests ---------------------------------------------------------------------------------
 
+    @in_own_context
     def submit(self, request: NewOrder, now_ms: int, strikes: Strikes | None = None) -> SimOrder:
         """A create request arrives. Returns the acknowledged state.
 
@@ -97,12 +103,13 @@ class SimVenue(Engine):
         try:
             self._gate(strikes)
             self.check_time(request.dead_after_ms, request.signed_at_ms)
-            tracked = self._admit(request, strikes or _CALM)
+            tracked = self._admit(request, strikes or CALM)
         except VenueReject as reject:
             self._log(Happened.REJECTED, request, quantity=request.quantity, reason=reject.reason.value)
             raise
-        return self._acknowledge(tracked, strikes or _CALM)
+        return self._acknowledge(tracked, strikes or CALM)
 
+    @in_own_context
     def cancel(
         self,
         now_ms: int,
@@ -119,7 +126,7 @@ class SimVenue(Engine):
             VenueReject: UNKNOWN_ORDER if there is no such order, or none that is still open.
         """
         self.advance(now_ms)
-        strikes = strikes or _CALM
+        strikes = strikes or CALM
         tracked = self._find(symbol, client_order_id, venue_order_id)
         subject = tracked.now.request if tracked else client_order_id
         self._log(Happened.CANCEL_RECEIVED, subject, venue_order_id=venue_order_id)
@@ -138,6 +145,7 @@ class SimVenue(Engine):
             return self._pretend_canceled(tracked, strikes.value(Fault.CANCEL_OK_STILL_LIVE, 100, 3_000))
         return self._end(tracked, OrderStatus.CANCELED)
 
+    @in_own_context
     def amend(
         self,
         now_ms: int,
@@ -151,7 +159,7 @@ class SimVenue(Engine):
         """Change an open order in place; *quantity* is the new total.
 
         Raises:
-            VenueReject: no open order, a total below what has filled, or outside the filters.
+            VenueReject: no open order, a total below what has filled, outside the filters, or beyond the funds.
         """
         self.advance(now_ms)
         tracked = self._find(symbol, client_order_id, venue_order_id)
@@ -162,81 +170,15 @@ class SimVenue(Engine):
         if total <= order.filled_quantity:
             raise VenueReject(RejectReason.LOT_SIZE, "the new quantity is not above what has filled")
         self._check_filters(attrs.evolve(order.request, quantity=total, limit_price=price))
+        wanted = attrs.evolve(order, quantity=total, limit_price=price)
+        self.account.check_funds(wanted, self.prices[order.symbol], tracked.reserved)
         tracked.change(self._now_ms, quantity=total, limit_price=price)
         self.account.reserve(tracked, self.prices[order.symbol])
         self._log(Happened.AMENDED, order.request, order=order, quantity=total, price=price)
         self._match(tracked, is_maker=False)
         return tracked.now
 
-    def look(
-        self,
-        view: View,
-        now_ms: int,
-        *,
-        symbol: str | None = None,
-        client_order_id: str | None = None,
-        venue_order_id: str | None = None,
-        strikes: Strikes | None = None,
-        lag_max_ms: int = 0,
-    ) -> list[SimOrder]:
-        """What a view shows, oldest order first. TRADES shows orders that have fills.
-
-        *lag_max_ms* is how old LOOKUP_LAG may make the answer.
-        """
-        self.advance(now_ms)
-        strikes = strikes or _CALM
-        self._gate(strikes)
-        lag_ms = self.read_lag_ms.get(view, 0)
-        if strikes.take(Fault.LOOKUP_LAG):
-            lag_ms = max(lag_ms, strikes.value(Fault.LOOKUP_LAG, min(1, lag_max_ms), lag_max_ms))
-        if strikes.take(Fault.ID_INDEX_LOST):
-            self.lose_id_index()
-        by_id = view is View.CLIENT_ID
-        misses_closed = by_id and strikes.take(Fault.LOOKUP_MISSES_CLOSED)
-        shown = []
-        for tracked in self._candidates(symbol, client_order_id, venue_order_id):
-            order = tracked.as_of(self._now_ms - lag_ms)
-            if order is None or (by_id and venue_order_id is None and not tracked.indexed):
-                continue
-            hidden = (tracked.pruned and view is not View.TRADES) or misses_closed
-            if _shows(view, order) and (order.is_open or not hidden):
-                shown.append(order)
-        return shown[-1:] if by_id else shown
-
-    def lose_id_index(self) -> None:
-        """Forget all client order ids so far: they are found no more and may be used again."""
-        for tracked in self._orders.values():
-            tracked.indexed = False
-
-    def set_maintenance(self, until_ms: int) -> None:
-        """Refuse every request until then."""
-        self._maintenance_until_ms = until_ms
-
     # --- admission --------------------------------------------------------------------------------
-
-    def _gate(self, strikes: Strikes | None) -> None:
-        """Refusals at the front door, before anything is looked at."""
-        strikes = strikes or _CALM
-        if strikes.take(Fault.MAINTENANCE):
-            self.set_maintenance(self._now_ms + strikes.value(Fault.MAINTENANCE, 500, 5_000))
-        if self._now_ms < self._maintenance_until_ms:
-            raise VenueReject(RejectReason.MAINTENANCE)
-        if strikes.take(Fault.RATE_LIMITED):
-            raise VenueReject(RejectReason.RATE_LIMITED)
-        if strikes.take(Fault.TIMESTAMP_REJECT):
-            raise VenueReject(RejectReason.EXPIRED_REQUEST)
-
-    def check_time(self, dead_after_ms: int | None, signed_at_ms: int | None) -> None:
-        """Judge a request's instants by the venue's own clock, as of the last :meth:`advance`.
-
-        Raises:
-            VenueReject: too late, or signed too far in the future.
-        """
-        venue_ms = self._now_ms + self.skew_ms
-        if dead_after_ms is not None and venue_ms > dead_after_ms:
-            raise VenueReject(RejectReason.EXPIRED_REQUEST)
-        if signed_at_ms is not None and signed_at_ms > venue_ms + FORWARD_SLACK_MS:
-            raise VenueReject(RejectReason.TIMESTAMP_AHEAD)
 
     def _admit(self, request: NewOrder, strikes: Strikes) -> Tracked:
         if request.symbol not in self.markets:
@@ -255,17 +197,30 @@ class SimVenue(Engine):
             updated_at_ms=self._now_ms,
             triggered=request.trigger_price is None,
         )
-        price = self.prices[request.symbol]
         if request.reduce_only and self.markets[request.symbol].is_linear and not self.account.reducible(order):
             raise VenueReject(RejectReason.REDUCE_ONLY)
-        if request.post_only and self.rejects_post_only and crosses(order, price):
+        if request.post_only and self.rejects_post_only and self._would_take(order):
             raise VenueReject(RejectReason.POST_ONLY)
+        if request.trigger_price is not None:
+            self._check_trigger(request, strikes)
         if strikes.take(Fault.REJECT_FUNDS):
             raise VenueReject(RejectReason.INSUFFICIENT_FUNDS)
-        self.account.check_funds(order, price)
+        self.account.check_funds(order, self.books.worst(order.symbol, order.side, order.quantity))
         tracked = self._register(order)
         tracked.pruned = strikes.take(Fault.PRUNED_AFTER_END)
+        if request.trigger_price is not None and strikes.take(Fault.STOP_LOST):
+            self.at(self._now_ms + strikes.value(Fault.STOP_LOST, *LOST_MS), lambda _: self._lose(tracked))
         return tracked
+
+    def _check_trigger(self, request: NewOrder, strikes: Strikes) -> None:
+        is_passed = self.rejects_passed_stops and triggers(request, self.prices[request.symbol])
+        if strikes.take(Fault.STOP_REJECTED) or is_passed:
+            raise VenueReject(RejectReason.STOP_WOULD_TRIGGER)
+
+    def _lose(self, tracked: Tracked) -> None:
+        """An order is gone, unless it has been set off before."""
+        if tracked.now.is_open and not tracked.now.triggered:
+            self._end(tracked, OrderStatus.CANCELED, reason="lost")
 
     def _check_filters(self, request: NewOrder) -> None:
         instrument = self.markets[request.symbol].instrument
@@ -277,6 +232,9 @@ class SimVenue(Engine):
         is_limit = request.type.endswith("limit")
         if is_limit and (price is None or price <= 0 or instrument.safe_limit_price(price, request.side) != price):
             raise VenueReject(RejectReason.PRICE_FILTER)
+        trigger = request.trigger_price
+        if trigger is not None and (trigger <= 0 or instrument.safe_limit_price(trigger, Side.BUY) != trigger):
+            raise VenueReject(RejectReason.PRICE_FILTER, "the trigger price is off the tick")
         notional = instrument.notional(quantity, price or self.prices[request.symbol])
         if instrument.min_notional is not None and notional < instrument.min_notional and not request.reduce_only:
             raise VenueReject(RejectReason.NOTIONAL)
@@ -294,7 +252,7 @@ class SimVenue(Engine):
 
     def _acknowledge(self, tracked: Tracked, strikes: Strikes) -> SimOrder:
         acknowledged = tracked.now
-        if acknowledged.request.post_only and crosses(acknowledged, self.prices[acknowledged.symbol]):
+        if acknowledged.request.post_only and self._would_take(acknowledged):
             tracked.change(self._now_ms, reason=RejectReason.POST_ONLY)
             self._end(tracked, OrderStatus.CANCELED)
             return acknowledged
@@ -319,14 +277,6 @@ class SimVenue(Engine):
     def _cancel_if_open(self, tracked: Tracked) -> None:
         if tracked.now.is_open:
             self._end(tracked, OrderStatus.CANCELED)
-
-
-def _shows(view: View, order: SimOrder) -> bool:
-    if view is View.TRADES:
-        return bool(order.fills)
-    if view is View.OPEN_ORDERS:
-        return order.is_open
-    return view is View.CLIENT_ID or not order.is_open
 
 
 def _in_parts(strikes: Strikes) -> tuple[FillStep, ...]:

@@ -41,6 +41,8 @@ class Details:
         trigger_params: alternatives to add to a look-up for a stop order; absent only if all of them say so.
         trigger_cancel: what to add when a stop order is canceled by our id.
         trigger_ids: further fields that take our id when a stop order is created.
+        becomes: raw field in which a conditional order names the order that it became when it was set off. Such a
+            venue states no filled quantity of the conditional order itself.
         contract_id: rule for derivatives, where it differs from the profile's.
         contract_lookups, contract_cancel: how derivatives are read and canceled where ccxt's unified calls are
             broken (method names of ccxt's implicit interface).
@@ -61,6 +63,7 @@ class Details:
     trigger_params: tuple[Params, ...] = (EMPTY_PARAMS,)
     trigger_cancel: Params = EMPTY_PARAMS
     trigger_ids: tuple[str, ...] = ()
+    becomes: str = ""
     contract_id: IdRule | None = None
     contract_lookups: tuple[LookUp, ...] = ()
     contract_cancel: tuple[str, Params] | None = None
@@ -81,6 +84,7 @@ _BINANCE: Final = Details(
     trailing=True,
     trigger_params=(_TRIGGER,),  # contracts keep stops in a namespace of their own; on spot it is ignored
     trigger_cancel=_TRIGGER,
+    becomes="actualOrderId",
 )
 
 DETAILS: Final[Mapping[str, Details]] = MappingProxyType(
@@ -110,6 +114,7 @@ DETAILS: Final[Mapping[str, Details]] = MappingProxyType(
             trigger_params=(_TRIGGER,),
             trigger_cancel=_TRIGGER,
             trigger_ids=("algoClOrdId",),  # the id that look-ups of stop orders use
+            becomes="ordId",
             spot_params=Params.of({"tgtCcy": "base_ccy"}),
             has_no_expiry_on_stops=True,
         ),

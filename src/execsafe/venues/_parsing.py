@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -54,6 +55,7 @@ _FILLED_FIELDS: Final = frozenset(
         "actualQty",
     }
 )
+_IDENTIFIER: Final = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 _DEPTH_MAX: Final = 5
 _LEAVES_MAX: Final = 2_000
 _EXPONENT_MAX: Final = 30
@@ -87,6 +89,12 @@ def text(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
     return str(value) or None
+
+
+def identifier(value: object) -> str | None:
+    """An id as venues give them. ccxt takes whatever text it gets for an id: at mexc, a page of HTML."""
+    found = text(value)
+    return found if found is not None and _IDENTIFIER.fullmatch(found) else None
 
 
 def status(value: object) -> OrderStatus:
@@ -187,7 +195,7 @@ def report(order: Mapping[str, Any], *, client_order_id: str | None) -> OrderRep
         symbol=symbol if isinstance(symbol, str) else "",
         status=state,
         client_order_id=client_order_id,
-        venue_order_id=text(order.get("id")),
+        venue_order_id=identifier(order.get("id")),
         side=Side(side) if isinstance(side, str) and side in {"buy", "sell"} else None,
         quantity=quantity or None,
         filled_quantity=filled,

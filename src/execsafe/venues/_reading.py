@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from execsafe.model.order import OrderReport, OrderStatus
+from execsafe.model.order import ZERO, OrderReport, OrderStatus
 from execsafe.model.values import EMPTY_PARAMS, Params
 from execsafe.model.venue import LookUp, View
 from execsafe.ports import OrderRef
@@ -180,19 +180,53 @@ def _checked(order: OrderRef, report: OrderReport) -> OrderReport:
     return attrs.evolve(report, symbol=order.symbol, client_order_id=order.client_order_id or report.client_order_id)
 
 
+async def triggered_id(adapter: Reader, lookups: Sequence[LookUp], order: OrderRef) -> str | None:
+    """The id of the order that a conditional one became when it was set off; None where it did not, or nobody says."""
+    details = adapter.details or Details()
+    for lookup in lookups if order.client_order_id is not None and details.becomes else ():
+        if lookup.method == "fetch_order":
+            params = {**adapter.fill_in(lookup.params, order), **details.trigger_cancel.thaw()}
+            answer = await adapter.exchange.fetch_order(None, order.symbol, params)
+            return _became(details, _single(adapter, lookup, order, answer))
+    return None
+
+
+def _became(details: Details, report: OrderReport) -> str | None:
+    named = _parsing.text(_info(report).get(details.becomes))
+    return None if named in {None, "", "0"} else named
+
+
+def _info(report: OrderReport) -> Mapping[str, Any]:
+    info = report.raw.get("info") if report.raw is not None else None
+    return info if isinstance(info, Mapping) else {}
+
+
+def unless_set_off(adapter: Reader, report: OrderReport) -> OrderReport:
+    """A conditional order that names no order it became has not filled, unless it is called done."""
+    details = adapter.details or Details()
+    silent = details.becomes in _info(report) and _became(details, report) is None and report.filled_quantity is None
+    not_done = report.status not in {OrderStatus.UNKNOWN, OrderStatus.CLOSED}
+    return attrs.evolve(report, filled_quantity=ZERO) if silent and not_done else report
+
+
 async def _followed(adapter: Reader, order: OrderRef, report: OrderReport) -> OrderReport:
     """A triggered stop order lives on as another order, and is itself called closed with nothing filled."""
-    if not order.is_trigger or report.status is not OrderStatus.CLOSED or report.filled_quantity:
+    if not order.is_trigger or report.filled_quantity:
         return report
-    info = report.raw.get("info") if report.raw is not None else None
-    actual = _parsing.text(info.get("actualOrderId")) if isinstance(info, Mapping) else None
-    if actual in (None, "0"):
+    details = adapter.details or Details()
+    actual = _became(details, report) if details.becomes else None
+    if actual == report.venue_order_id:  # on spot there is one order only
+        return report
+    if actual is None and report.status is OrderStatus.CLOSED:
         return attrs.evolve(report, status=OrderStatus.UNKNOWN, filled_quantity=None)
+    if actual is None:
+        return unless_set_off(adapter, report)
     answer = await adapter.exchange.fetch_order(actual, order.symbol, {})
     if not isinstance(answer, Mapping):
         raise AnswerUnusable("the triggered order's answer is not an order")
     triggered = adapter.parse_report(answer)
-    if triggered.venue_order_id != actual:
+    # okx: ccxt shows it under the conditional order's id.
+    if triggered.venue_order_id != actual and _info(triggered).get(details.becomes) != actual:
         raise AnswerUnusable("the look-up of the triggered order answered about another one")
     return attrs.evolve(
         report,

@@ -7,6 +7,7 @@ Subclass :class:`CcxtAdapter` to change ids (:meth:`~CcxtAdapter.client_order_id
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -28,9 +29,11 @@ from execsafe.model.order import OrderReport, OrderRequest, OrderStatus, Side
 from execsafe.model.outcome import Judged, Meaning, Operation
 from execsafe.model.values import Params, plain, shorten
 from execsafe.model.venue import Expiry, IdRule, LookUp, VenueProfile
-from execsafe.ports import Clock, ExchangeAdapter, OrderRef
+from execsafe.ports import Clock, OrderRef
 from execsafe.venues import _checks, _parsing, _reading, _warmup, _wire
+from execsafe.venues._ccxt_views import CcxtViews
 from execsafe.venues._details import DETAILS, Details
+from execsafe.venues._settings import AlreadySo
 from execsafe.venues._shapes import AnswerUnusable, CcxtLike, is_contract, markets_of, options_of
 from execsafe.venues.outcomes import OUTCOMES
 from execsafe.venues.profiles import profile_for
@@ -39,7 +42,7 @@ _SECRETS: Final = ("apiKey", "secret", "password", "uid", "token", "privateKey",
 _WINDOW_MAX_MS: Final = 60_000
 
 
-class CcxtAdapter(ExchangeAdapter):
+class CcxtAdapter(CcxtViews):
     """Places, cancels and finds orders through a ``ccxt.async_support`` exchange (or any object of its shape).
 
     Args:
@@ -89,6 +92,11 @@ class CcxtAdapter(ExchangeAdapter):
         Raises:
             InvalidInput: the venue does not list *symbol*; the message has near matches.
         """
+        await self.ready()
+        return self._instrument(symbol)
+
+    async def ready(self) -> None:
+        """Load markets and account modes, once; raises whatever ccxt raises."""
         # One at a time: ccxt shares a load under way, and the first of its callers to be cancelled cancels it for all.
         async with self._preparing:
             load = getattr(self.exchange, "load_markets", None)
@@ -97,7 +105,6 @@ class CcxtAdapter(ExchangeAdapter):
             if not self._warm:
                 await _warmup.warm_up(self.exchange, self.exchange_id)
                 self._warm = True
-        return self._instrument(symbol)
 
     def prepared(self, symbol: str) -> Instrument | None:
         """What :meth:`prepare` returns, once it has been awaited for any symbol; None before.
@@ -188,7 +195,9 @@ class CcxtAdapter(ExchangeAdapter):
         return self._acknowledged(answer, request)
 
     async def cancel_order(self, order: OrderRef) -> None:
-        """Ask for cancellation, by venue id where it is known, else by our id. Sent once.
+        """Ask for cancellation, by venue id where it is known, else by our id. Each request is sent once.
+
+        A stop order that has been set off lives on as another order on some venues: then that one is canceled.
 
         Raises:
             AnswerUnusable: the venue cannot cancel by our id, and no look-up shows the order.
@@ -196,21 +205,36 @@ class CcxtAdapter(ExchangeAdapter):
         """
         details = self.details or Details()
         extra = details.trigger_cancel.thaw() if order.is_trigger else {}
-        with _wire.sending():
-            if order.venue_order_id is not None:
-                await self.exchange.cancel_order(order.venue_order_id, order.symbol, extra)
-            elif order.client_order_id is None:
-                raise AnswerUnusable("an order without any id cannot be canceled")
-            elif details.contract_cancel is not None and is_contract(order.symbol):
-                method, template = details.contract_cancel
-                await getattr(self.exchange, method)(self.fill_in(template, order))
-            elif self.profile.cancel_params is not None:
-                params = self.fill_in(self.profile.cancel_params, order)
-                await self.exchange.cancel_order(None, order.symbol, {**params, **extra})
-            elif details.id_prefix:
-                await self.exchange.cancel_order(details.id_prefix + order.client_order_id, order.symbol, extra)
-            else:
-                await self.exchange.cancel_order(await self._venue_id_of(order), order.symbol, extra)
+        try:
+            with _wire.sending():
+                await self._cancel(order, details, extra)
+        except Exception as error:
+            if not extra or self.judge(error, Operation.CANCEL).meaning is not Meaning.NOT_FOUND:
+                raise
+            # Set off already: what trades now is another order, which only its own id cancels.
+            triggered = None
+            with contextlib.suppress(Exception):  # then what became of it is read, as after any such answer
+                triggered = await _reading.triggered_id(self, self.profile.lookups, order)
+            if triggered is None:
+                raise
+            with _wire.sending():
+                await self.exchange.cancel_order(triggered, order.symbol, {})
+
+    async def _cancel(self, order: OrderRef, details: Details, extra: dict[str, Any]) -> None:
+        if order.venue_order_id is not None:
+            await self.exchange.cancel_order(order.venue_order_id, order.symbol, extra)
+        elif order.client_order_id is None:
+            raise AnswerUnusable("an order without any id cannot be canceled")
+        elif details.contract_cancel is not None and is_contract(order.symbol):
+            method, template = details.contract_cancel
+            await getattr(self.exchange, method)(self.fill_in(template, order))
+        elif self.profile.cancel_params is not None:
+            params = self.fill_in(self.profile.cancel_params, order)
+            await self.exchange.cancel_order(None, order.symbol, {**params, **extra})
+        elif details.id_prefix:
+            await self.exchange.cancel_order(details.id_prefix + order.client_order_id, order.symbol, extra)
+        else:
+            await self.exchange.cancel_order(await self._venue_id_of(order), order.symbol, extra)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -256,7 +280,8 @@ class CcxtAdapter(ExchangeAdapter):
 
     def judge(self, error: BaseException, operation: Operation) -> Judged:
         """What *error* means at this venue, with redacted facts. Never raises."""
-        return classify(error, operation, table=OUTCOMES.get(self.exchange_id, ()), secrets=self.secrets())
+        judged = classify(error, operation, table=OUTCOMES.get(self.exchange_id, ()), secrets=self.secrets())
+        return attrs.evolve(judged, meaning=Meaning.NO_CHANGE) if isinstance(error, AlreadySo) else judged
 
     def redact(self, text: str) -> str:
         """*text* without this exchange's credentials, nor anything that looks like one."""

@@ -20,6 +20,7 @@ _LOOK_UP: Final = frozenset({Operation.LOOK_UP})
 _LEVERAGE: Final = frozenset({Operation.SET_LEVERAGE})
 _MARGIN: Final = frozenset({Operation.SET_MARGIN_MODE})
 _SETTINGS: Final = _LEVERAGE | _MARGIN
+_STOP: Final = frozenset({Operation.SET_STOP})
 _ANY: Final = frozenset(Operation)
 
 _Row = tuple[Meaning, frozenset[Operation], str, str]
@@ -81,7 +82,7 @@ OUTCOMES: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
             (Meaning.NO_CHANGE, _LEVERAGE, "34036", "leverage not modified; ccxt says BadRequest"),
             (Meaning.NO_CHANGE, _SETTINGS, "110025", "position mode not modified"),
             (Meaning.NO_CHANGE, _SETTINGS, "110026", "margin mode not modified"),
-            (Meaning.NO_CHANGE, _SETTINGS, "34040", "not modified; ccxt says ExchangeError"),
+            (Meaning.NO_CHANGE, _SETTINGS | _STOP, "34040", "not modified; ccxt says ExchangeError"),
         ),
         "okx": _rules(
             (Meaning.EXISTS, _CREATE, "51016", "client order id already exists; InvalidOrder"),
@@ -96,6 +97,9 @@ OUTCOMES: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
             (Meaning.UNKNOWN, _ANY, "500", "internal error"),
             (Meaning.REJECTED, _CREATE, "429", "rate limit: turned away before processing"),
             (Meaning.REJECTED, _CREATE, "510", "rate limit: turned away before processing"),
+            (Meaning.REJECTED, _CREATE, "30005", "oversold: less is free than sold; InsufficientFunds by text only"),
+            (Meaning.REJECTED, _CREATE, "30004", "insufficient position"),
+            (Meaning.REJECTED, _CREATE, "30002", "below the minimum value"),
             (Meaning.NOT_FOUND, _FINDING, "-2013", "order does not exist; ccxt says ExchangeError"),
             (Meaning.NOT_FOUND, _FINDING, "-2011", "unknown order sent; ccxt says BadRequest"),
             (Meaning.NOT_FOUND, _FINDING, "2040", "order does not exist (swap); ccxt says ExchangeError"),

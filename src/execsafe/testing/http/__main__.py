@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from execsafe.testing.faults import Fault, FaultPlan
-from execsafe.testing.http.server import VenueServer, default_venues
+from execsafe.testing.http.server import FACES, VenueServer, default_venue
 from execsafe.testing.ledger import Entry
 
 
@@ -30,7 +30,7 @@ def _writer(file: TextIO, venue: str) -> Callable[[Entry], None]:
 
 
 async def _serve(options: argparse.Namespace, file: TextIO | None) -> None:
-    venues = default_venues()
+    venues = {name: default_venue(name) for name in FACES}
     rates = {Fault(name): options.rate for name in options.faults.split(",") if name}
     plans = {name: FaultPlan(options.seed, rates) for name in venues}
     ended = asyncio.Event()

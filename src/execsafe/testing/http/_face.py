@@ -17,7 +17,7 @@ from execsafe.model.outcome import Operation
 from execsafe.model.venue import View
 from execsafe.testing._orders import RejectReason, SimOrder, VenueReject
 from execsafe.testing._wire import Act
-from execsafe.testing.faults import Strikes
+from execsafe.testing.faults import Reading, Strikes
 from execsafe.testing.venue import Market, SimVenue
 
 API_KEY: Final = "sim-key"
@@ -84,6 +84,7 @@ class Job:
     act: Act[Answer]
     operation: Operation | None = None
     dead_after_ms: int | None = None
+    reading: Reading | None = None
 
 
 class Face(abc.ABC):

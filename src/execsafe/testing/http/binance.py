@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from execsafe.model.order import OrderStatus, Side
 from execsafe.model.outcome import Operation
+from execsafe.model.position import Quote
 from execsafe.model.values import plain
-from execsafe.model.venue import View
 from execsafe.testing._orders import NewOrder, RejectReason, SimFill, SimOrder, VenueReject
-from execsafe.testing.faults import Strikes
-from execsafe.testing.http._face import (
-    Answer,
-    Face,
-    Job,
-    Refusal,
-    WireRequest,
-    integer,
-    market_id,
-    number,
-    ordinary,
-    reference,
-    signed_with,
-)
+from execsafe.testing.faults import Reading, Strikes
+from execsafe.testing.http._binance_like import BinanceLike, Refusals, Route, price_or_zero, window
+from execsafe.testing.http._face import Answer, Refusal, integer, market_id, number
 from execsafe.testing.venue import Market
 
-_RECV_WINDOW_MS: Final = 5_000
-_RECV_WINDOW_MS_MAX: Final = 60_000
 _TYPES: Final = ("LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT",
                  "TAKE_PROFIT_LIMIT")  # fmt: skip
 
-_REFUSALS: Final[Mapping[RejectReason, tuple[int, int, str]]] = {
+_REFUSALS: Final[Refusals] = {
     RejectReason.INSUFFICIENT_FUNDS: (400, -2010, "Account has insufficient balance for requested action."),
     RejectReason.LOT_SIZE: (400, -1013, "Filter failure: LOT_SIZE"),
     RejectReason.PRICE_FILTER: (400, -1013, "Filter failure: PRICE_FILTER"),
@@ -49,6 +36,7 @@ _REFUSALS: Final[Mapping[RejectReason, tuple[int, int, str]]] = {
     RejectReason.RATE_LIMITED: (
         429, -1003, "Too much request weight used; current limit is 6000 request weight per 1 MINUTE."),
     RejectReason.BAD_KEY: (401, -2015, "Invalid API-key, IP, or permissions for action."),
+    RejectReason.STOP_WOULD_TRIGGER: (400, -2010, "Stop price would trigger immediately."),
 }  # fmt: skip
 _STATUS: Final = {
     OrderStatus.CLOSED: "FILLED",
@@ -58,90 +46,49 @@ _STATUS: Final = {
 }
 
 
-class BinanceFace(Face):
+class BinanceFace(BinanceLike):
     """Binance spot as ``api.binance.com`` serves it."""
 
     name: ClassVar[str] = "binance"
     hosts: ClassVar[tuple[str, ...]] = ("api.binance.com", "api1.binance.com", "api-gcp.binance.com")
+    prefix: ClassVar[str] = "/api/v3"
+    refusals: ClassVar[Refusals] = _REFUSALS
 
-    def read(self, request: WireRequest) -> Job:
-        params, route = request.params(), f"{request.method} {request.path.removeprefix('/api/v3')}"
-        public = self._public(route, params)
-        if public is not None:
-            return public
-        routes = {
-            "POST /order": (Operation.CREATE, self._create),
-            "POST /order/cancelReplace": (Operation.CREATE, self._cancel_replace),
-            "DELETE /order": (Operation.CANCEL, self._cancel),
-            "GET /order": (Operation.LOOK_UP, self._order),
-            "GET /openOrders": (Operation.LOOK_UP, self._open_orders),
-            "GET /allOrders": (Operation.LOOK_UP, self._all_orders),
-            "GET /myTrades": (Operation.LOOK_UP, self._my_trades),
-            "GET /account": (None, self._account),
+    def public_routes(self) -> dict[str, Route]:
+        return {
+            "GET /ping": Route(None, lambda *_: {}),
+            "GET /time": Route(None, lambda _params, now_ms, _strikes: {"serverTime": now_ms + self.venue.skew_ms}),
+            "GET /exchangeInfo": Route(None, self._exchange_info),
+            **self.price_routes(("GET /ticker/price", "GET /ticker/bookTicker", "GET /ticker/24hr")),
         }
-        if route not in routes:
-            return Job(act=lambda _now_ms, _strikes: Answer.html(404))
-        operation, handler = routes[route]
-        signed_at_ms = integer(params, "timestamp")
-        window_ms = _window(params)
 
-        def act(now_ms: int, strikes: Strikes) -> Any:
-            self._check_signature(request)
-            self.venue.advance(now_ms)
-            if operation is not Operation.CREATE:  # the venue itself judges a create, and records its judgement
-                self.venue.check_time(signed_at_ms + window_ms, signed_at_ms)
-            return handler(params, now_ms, strikes)
-
-        return Job(act=ordinary(act), operation=operation, dead_after_ms=signed_at_ms + window_ms)
-
-    def refuse(self, reject: VenueReject) -> Answer:
-        if isinstance(reject, Refusal):
-            return reject.answer
-        if reject.reason is RejectReason.MAINTENANCE:
-            return Answer.html(503)
-        status, code, message = _REFUSALS[reject.reason]
-        headers = {"Retry-After": "1"} if reject.reason is RejectReason.RATE_LIMITED else {}
-        return Answer.of({"code": code, "msg": message}, status, **headers)
-
-    # --- public -----------------------------------------------------------------------------------
-
-    def _public(self, route: str, params: Mapping[str, str]) -> Job | None:
-        handlers: dict[str, Callable[[int], Any]] = {
-            "GET /ping": lambda _now_ms: {},
-            "GET /time": lambda now_ms: {"serverTime": now_ms + self.venue.skew_ms},
-            "GET /exchangeInfo": self._exchange_info,
-            "GET /ticker/price": lambda _now_ms: self._tickers(params, "price"),
-            "GET /ticker/bookTicker": lambda _now_ms: self._tickers(params, "bidPrice", "askPrice"),
-            "GET /ticker/24hr": lambda _now_ms: self._tickers(params, "lastPrice", "bidPrice", "askPrice"),
-            "GET /depth": lambda _now_ms: self._depth(params),
+    def private_routes(self) -> dict[str, Route]:
+        return {
+            "POST /order": Route(Operation.CREATE, self._create),
+            "POST /order/cancelReplace": Route(Operation.CREATE, self._cancel_replace),
+            "DELETE /order": Route(Operation.CANCEL, self.cancel),
+            "GET /order": Route(Operation.LOOK_UP, self.order, Reading.ORDER),
+            "GET /openOrders": Route(Operation.LOOK_UP, self.open_orders, Reading.OPEN_ORDERS),
+            "GET /allOrders": Route(Operation.LOOK_UP, self.all_orders, Reading.ORDER),
+            "GET /myTrades": Route(Operation.LOOK_UP, self.my_trades, Reading.EXECUTIONS),
+            "GET /account": Route(Operation.LOOK_UP, self._account, Reading.BALANCES),
         }
-        handler = handlers.get(route)
-        if handler is None:
-            return None
 
-        def act(now_ms: int, _strikes: Strikes) -> Any:
-            self.venue.advance(now_ms)
-            return handler(now_ms)
+    def shown(self, order: SimOrder) -> dict[str, Any]:
+        return _order(order)
 
-        return Job(act=ordinary(act))
+    def shown_fill(self, order: SimOrder, fill: SimFill) -> dict[str, Any]:
+        return _trade(order, fill)
 
-    def _exchange_info(self, now_ms: int) -> Any:
+    def shown_quote(self, key: str, quote: Quote) -> dict[str, Any]:
+        best = {"bidPrice": quote.bid, "askPrice": quote.ask, "lastPrice": quote.last, "price": quote.last}
+        sizes = {"bidQty": "1000" if quote.bid else "0", "askQty": "1000" if quote.ask else "0"}
+        return {"symbol": key, **{name: price_or_zero(price) for name, price in best.items()}, **sizes}
+
+    def _exchange_info(self, _params: Mapping[str, str], now_ms: int, _strikes: Strikes) -> Any:
         symbols = [_symbol_info(market) for market in self.listed(is_linear=False).values()]
         return {"timezone": "UTC", "serverTime": now_ms, "rateLimits": [], "exchangeFilters": [],
                 "symbols": symbols}  # fmt: skip
-
-    def _tickers(self, params: Mapping[str, str], *names: str) -> Any:
-        rows = [
-            {"symbol": key, **dict.fromkeys(names, plain(self.venue.prices[market.symbol]))}
-            for key, market in self.listed(is_linear=False).items()
-            if params.get("symbol", key) == key
-        ]
-        return rows[0] if "symbol" in params and rows else rows
-
-    def _depth(self, params: Mapping[str, str]) -> Any:
-        market = self._market(params)
-        level = [plain(self.venue.prices[market.symbol]), "1000"]
-        return {"lastUpdateId": 1, "bids": [level], "asks": [level]}
 
     # --- orders -----------------------------------------------------------------------------------
 
@@ -149,24 +96,21 @@ class BinanceFace(Face):
         order = self.venue.submit(self._new_order(params), now_ms, strikes)
         return _created(order, params.get("newOrderRespType", "FULL"))
 
-    def _cancel(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        market = self._market(params)
-        order = self.venue.cancel(
-            now_ms, symbol=market.symbol, strikes=strikes, **reference(params, "orderId", "origClientOrderId")
-        )
-        given = {"clientOrderId": params.get("newClientOrderId", f"c{order.venue_order_id}")}
-        return {**_order(order), "origClientOrderId": order.client_order_id, "transactTime": now_ms, **given}
+    def cancel(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        shown = super().cancel(params, now_ms, strikes)
+        given = {"clientOrderId": params.get("newClientOrderId", f"c{shown['orderId']}")}
+        return {**shown, "origClientOrderId": shown["clientOrderId"], "transactTime": now_ms, **given}
 
     def _cancel_replace(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
         """Cancel, then create; not atomic, exactly as in the original."""
         signed_at_ms = integer(params, "timestamp")
-        self.venue.check_time(signed_at_ms + _window(params), signed_at_ms)
+        self.venue.check_time(signed_at_ms + window(params), signed_at_ms)
         old = {"origClientOrderId": params.get("cancelOrigClientOrderId", ""),
                "orderId": params.get("cancelOrderId", ""), "symbol": params.get("symbol", "")}  # fmt: skip
         result = {"cancelResult": "SUCCESS", "newOrderResult": "NOT_ATTEMPTED", "cancelResponse": None,
                   "newOrderResponse": None}  # fmt: skip
         try:
-            result["cancelResponse"] = self._cancel(old, now_ms, strikes)
+            result["cancelResponse"] = self.cancel(old, now_ms, strikes)
         except VenueReject as reject:
             result.update(cancelResult="FAILURE", cancelResponse=_error(self.refuse(reject)))
             if params.get("cancelReplaceMode") != "ALLOW_FAILURE":
@@ -183,44 +127,10 @@ class BinanceFace(Face):
             raise _replace_failed(409, -2021, "Order cancel-replace partially failed.", result)
         return result
 
-    def _order(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        sought = reference(params, "orderId", "origClientOrderId")
-        symbol = self._market(params).symbol
-        shown = self.look(View.CLIENT_ID, now_ms, strikes, symbol=symbol, **sought)
-        if not shown or not any(sought.values()):
-            raise Refusal(Answer.of({"code": -2013, "msg": "Order does not exist."}, 400))
-        return _order(shown[-1])
-
-    def _open_orders(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        symbol = self._market(params).symbol if "symbol" in params else None
-        return [_order(order) for order in self.look(View.OPEN_ORDERS, now_ms, strikes, symbol=symbol)]
-
-    def _all_orders(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        symbol = self._market(params).symbol
-        shown = self.look(View.CLOSED_ORDERS, now_ms, strikes, symbol=symbol)
-        ended = {order.venue_order_id for order in shown}
-        still_open = self.venue.look(View.OPEN_ORDERS, now_ms, symbol=symbol)
-        shown += [order for order in still_open if order.venue_order_id not in ended]
-        since_ms, first_id = integer(params, "startTime"), integer(params, "orderId")
-        shown = [o for o in shown if o.created_at_ms >= since_ms and int(o.venue_order_id) >= first_id]
-        shown.sort(key=lambda order: int(order.venue_order_id))
-        limit = integer(params, "limit", 500)
-        return [_order(order) for order in (shown[:limit] if since_ms or first_id else shown[-limit:])]
-
-    def _my_trades(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        symbol = self._market(params).symbol
-        orders = self.look(View.TRADES, now_ms, strikes, symbol=symbol)
-        pairs = [(order, fill) for order in orders for fill in order.fills]
-        wanted, since_ms = params.get("orderId"), integer(params, "startTime")
-        pairs = [(o, f) for o, f in pairs if wanted in {None, o.venue_order_id} and f.at_ms >= since_ms]
-        pairs.sort(key=lambda pair: int(pair[1].trade_id))
-        return [_trade(order, fill) for order, fill in pairs[-integer(params, "limit", 500) :]]
-
-    def _account(self, _params: Mapping[str, str], now_ms: int, _strikes: Strikes) -> Any:
-        account = self.venue.account
+    def _account(self, _params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        balances = self.venue.fetch_balances(now_ms, strikes=strikes, lag_max_ms=self.lag_max_ms)
         rows = [
-            {"asset": c, "free": plain(account.free(c)), "locked": plain(account.balances[c] - account.free(c))}
-            for c in sorted(account.balances)
+            {"asset": c, "free": plain(balances[c].free), "locked": plain(balances[c].used)} for c in sorted(balances)
         ]
         return {"makerCommission": 10, "takerCommission": 10, "canTrade": True, "canWithdraw": False,
                 "updateTime": now_ms, "accountType": "SPOT", "balances": rows, "permissions": ["SPOT"]}  # fmt: skip
@@ -228,7 +138,7 @@ class BinanceFace(Face):
     # --- reading requests -------------------------------------------------------------------------
 
     def _new_order(self, params: Mapping[str, str]) -> NewOrder:
-        kind, market = params.get("type", ""), self._market(params)
+        kind, market = params.get("type", ""), self.market(params)
         price, trigger = number(params, "price"), number(params, "stopPrice")
         quantity, quote = number(params, "quantity"), number(params, "quoteOrderQty")
         if quantity is None and quote is not None:
@@ -253,26 +163,8 @@ class BinanceFace(Face):
             trigger_price=trigger,
             trigger_above=None if trigger is None else is_buy != kind.startswith("TAKE"),
             signed_at_ms=integer(params, "timestamp"),
-            window_ms=_window(params),
+            window_ms=window(params),
         )
-
-    def _market(self, params: Mapping[str, str]) -> Market:
-        market = self.listed(is_linear=False).get(params.get("symbol", ""))
-        if market is None:
-            raise VenueReject(RejectReason.BAD_SYMBOL)
-        return market
-
-    def _check_signature(self, request: WireRequest) -> None:
-        secret = self.keys.get(request.headers.get("x-mbx-apikey", ""))
-        if secret is None:
-            raise VenueReject(RejectReason.BAD_KEY)
-        payload, _, signature = (request.query + request.body).rpartition("&signature=")
-        if not signed_with(secret, payload, signature):
-            raise Refusal(Answer.of({"code": -1022, "msg": "Signature for this request is not valid."}, 400))
-
-
-def _window(params: Mapping[str, str]) -> int:
-    return min(integer(params, "recvWindow", _RECV_WINDOW_MS), _RECV_WINDOW_MS_MAX)
 
 
 def _replace_failed(status: int, code: int, message: str, result: dict[str, Any]) -> Refusal:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 from urllib.parse import unquote
 
-from execsafe.model.order import OrderStatus, Side
+from execsafe.model.order import ZERO, Side
 from execsafe.model.outcome import Operation
+from execsafe.model.position import PositionSide, VenuePosition
 from execsafe.model.values import plain
 from execsafe.model.venue import View
-from execsafe.testing._orders import NewOrder, RejectReason, SimFill, SimOrder, VenueReject
-from execsafe.testing.faults import Strikes
+from execsafe.testing._orders import NewOrder, RejectReason, SimOrder, VenueReject
+from execsafe.testing.faults import Reading, Strikes
+from execsafe.testing.http._bybit_shapes import envelope, linear_info, page, shown, shown_fill, spot_info
 from execsafe.testing.http._face import (
     Answer,
     Face,
@@ -19,7 +21,6 @@ from execsafe.testing.http._face import (
     Refusal,
     WireRequest,
     integer,
-    market_id,
     number,
     reference,
     signed_with,
@@ -27,6 +28,8 @@ from execsafe.testing.http._face import (
 from execsafe.testing.venue import Market
 
 _RECV_WINDOW_MS: Final = 5_000
+_WEEK_MS: Final = 7 * 86_400_000
+_MODES: Final = {"ISOLATED_MARGIN": "isolated", "REGULAR_MARGIN": "cross"}
 _TIME_IN_FORCE: Final = {"GTC": "GTC", "IOC": "IOC", "FOK": "FOK", "PostOnly": "GTC"}
 
 # linear code, spot code, message
@@ -47,9 +50,16 @@ _REFUSALS: Final[Mapping[RejectReason, tuple[int, int, str]]] = {
                                    "param. req_timestamp[0],server_timestamp[0],recv_window[0]"),
     RejectReason.RATE_LIMITED: (10006, 10006, "Too many visits. Exceeded the API Rate Limit."),
     RejectReason.BAD_KEY: (10003, 10003, "API key is invalid."),
+    RejectReason.LEVERAGE_UNCHANGED: (110043, 110043, "leverage not modified"),
+    RejectReason.MARGIN_MODE_UNCHANGED: (110026, 110026, "Cross/isolated margin mode is not modified"),
+    RejectReason.MARGIN_MODE_LOCKED: (110024, 110024, "You have an existing position, so margin mode is locked"),
+    RejectReason.STOP_UNCHANGED: (34040, 34040, "not modified"),
+    RejectReason.NO_POSITION: (10001, 10001, "can not set tp/sl/ts for zero position"),
+    RejectReason.STOP_WOULD_TRIGGER: (10001, 170193, "the stop is beyond the base price already"),
 }  # fmt: skip
 
-Handler = Callable[[Mapping[str, str], int, Strikes], Any]
+Handler: TypeAlias = Callable[[Mapping[str, str], int, Strikes], Any]
+_Route: TypeAlias = tuple[Operation | None, Reading | None, Handler]
 
 
 class BybitFace(Face):
@@ -61,13 +71,12 @@ class BybitFace(Face):
     def read(self, request: WireRequest) -> Job:
         params = {"category": "linear", **request.params()}
         route = f"{request.method} {request.path.removeprefix('/v5')}"
-        public = self._public().get(route)
+        public, private = self._public().get(route), self._private().get(route)
         if public is not None:
-            return self._job(public, params, None, None)
-        operation, handler = self._private().get(route, (None, None))
-        if handler is None:
+            return self._job(public, params, None)
+        if private is None:
             return Job(act=lambda _now_ms, _strikes: Answer.html(404))
-        return self._job(handler, params, operation, request)
+        return self._job(private, params, request)
 
     def refuse(self, reject: VenueReject) -> Answer:
         if isinstance(reject, Refusal):
@@ -75,37 +84,41 @@ class BybitFace(Face):
         if reject.reason is RejectReason.MAINTENANCE:
             return Answer.html(503)
         linear, _, message = _REFUSALS[reject.reason]
-        return _envelope({}, self.venue.now_ms, linear, message)
+        return envelope({}, self.venue.now_ms, linear, message)
 
-    def _public(self) -> dict[str, Handler]:
+    def _public(self) -> dict[str, _Route]:
+        look = Operation.LOOK_UP
         return {
-            "GET /market/time": self._time,
-            "GET /market/instruments-info": self._instruments,
-            "GET /market/tickers": self._tickers,
+            "GET /market/time": (None, None, self._time),
+            "GET /market/instruments-info": (None, None, self._instruments),
+            "GET /market/tickers": (look, Reading.QUOTES, self._tickers),
+            "GET /market/orderbook": (look, Reading.ORDER_BOOK, self._order_book),
         }
 
-    def _private(self) -> dict[str, tuple[Operation | None, Handler]]:
+    def _private(self) -> dict[str, _Route]:
+        look = Operation.LOOK_UP
         return {
-            "GET /user/query-api": (None, lambda *_: {"uta": 1, "unified": 0, "isMaster": True, "readOnly": 0}),
+            "GET /user/query-api": (
+                None, None, lambda *_: {"uta": 1, "unified": 0, "isMaster": True, "readOnly": 0}),
             "GET /account/info": (
-                None, lambda *_: {"unifiedMarginStatus": 6, "marginMode": "REGULAR_MARGIN", "dcpStatus": "OFF"}),
-            "POST /order/create": (Operation.CREATE, self._create),
-            "POST /order/amend": (Operation.CREATE, self._amend),
-            "POST /order/cancel": (Operation.CANCEL, self._cancel),
-            "GET /order/realtime": (Operation.LOOK_UP, self._realtime),
-            "GET /order/history": (Operation.LOOK_UP, self._history),
-            "GET /execution/list": (Operation.LOOK_UP, self._executions),
-            "GET /position/list": (None, self._positions),
-            "GET /account/wallet-balance": (None, self._wallet),
+                None, None,
+                lambda *_: {"unifiedMarginStatus": 6, "marginMode": "REGULAR_MARGIN", "dcpStatus": "OFF"}),
+            "POST /order/create": (Operation.CREATE, None, self._create),
+            "POST /order/amend": (Operation.CREATE, None, self._amend),
+            "POST /order/cancel": (Operation.CANCEL, None, self._cancel),
+            "GET /order/realtime": (look, Reading.OPEN_ORDERS, self._realtime),
+            "GET /order/history": (look, Reading.ORDER, self._history),
+            "GET /execution/list": (look, Reading.EXECUTIONS, self._executions),
+            "GET /position/list": (look, Reading.POSITIONS, self._positions),
+            "GET /account/wallet-balance": (look, Reading.BALANCES, self._wallet),
+            "POST /position/set-leverage": (Operation.SET_LEVERAGE, None, self._set_leverage),
+            "POST /position/switch-isolated": (Operation.SET_MARGIN_MODE, None, self._switch_isolated),
+            "POST /account/set-margin-mode": (Operation.SET_MARGIN_MODE, None, self._set_margin_mode),
+            "POST /position/trading-stop": (Operation.SET_STOP, None, self._trading_stop),
         }  # fmt: skip
 
-    def _job(
-        self,
-        handler: Handler,
-        params: Mapping[str, str],
-        operation: Operation | None,
-        request: WireRequest | None,
-    ) -> Job:
+    def _job(self, route: _Route, params: Mapping[str, str], request: WireRequest | None) -> Job:
+        operation, reading, handler = route
         headers = request.headers if request else {}
         signed_at_ms = integer(headers, "x-bapi-timestamp")
         window_ms = integer(headers, "x-bapi-recv-window", _RECV_WINDOW_MS)
@@ -119,14 +132,14 @@ class BybitFace(Face):
                 if handler != self._create:  # the venue itself judges a create, and records its judgement
                     self.venue.check_time(dead_after_ms, signed_at_ms)
             try:
-                return _envelope(handler(params, now_ms, strikes), now_ms)
+                return envelope(handler(params, now_ms, strikes), now_ms)
             except VenueReject as reject:
                 if params["category"] == "spot" and reject.reason in _REFUSALS:
                     _, code, message = _REFUSALS[reject.reason]
-                    raise Refusal(_envelope({}, now_ms, code, message), reject.reason) from None
+                    raise Refusal(envelope({}, now_ms, code, message), reject.reason) from None
                 raise
 
-        return Job(act=act, operation=operation, dead_after_ms=dead_after_ms if request else None)
+        return Job(act=act, operation=operation, reading=reading, dead_after_ms=dead_after_ms if request else None)
 
     def _check_signature(self, request: WireRequest) -> None:
         headers = request.headers
@@ -137,7 +150,7 @@ class BybitFace(Face):
         prefix = headers.get("x-bapi-timestamp", "") + key + headers.get("x-bapi-recv-window", "")
         if not signed_with(self.keys[key], prefix + payload, headers.get("x-bapi-sign", "")):
             message = "error sign! origin_string[...]"
-            raise Refusal(_envelope({}, self.venue.now_ms, 10004, message), RejectReason.BAD_KEY)
+            raise Refusal(envelope({}, self.venue.now_ms, 10004, message), RejectReason.BAD_KEY)
 
     # --- public -----------------------------------------------------------------------------------
 
@@ -148,17 +161,37 @@ class BybitFace(Face):
     def _instruments(self, params: Mapping[str, str], _now_ms: int, _strikes: Strikes) -> Any:
         category = params["category"]
         markets = self._listed(params).values()
-        rows = [_linear_info(m) if category == "linear" else _spot_info(m) for m in markets]
+        rows = [linear_info(m) if category == "linear" else spot_info(m) for m in markets]
         return {"category": category, "list": rows, "nextPageCursor": ""}
 
-    def _tickers(self, params: Mapping[str, str], _now_ms: int, _strikes: Strikes) -> Any:
+    def _tickers(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        listed = self._listed(params)
+        keys = {key: market.symbol for key, market in listed.items() if params.get("symbol", key) == key}
+        quotes = self.venue.quotes(keys.values(), now_ms, strikes=strikes, lag_max_ms=self.lag_max_ms)
         rows = []
-        for key, market in self._listed(params).items():
-            if params.get("symbol", key) == key:
-                price = plain(self.venue.prices[market.symbol])
-                names = ("lastPrice", "markPrice", "indexPrice", "bid1Price", "ask1Price", "prevPrice24h")
-                rows.append({"symbol": key, **dict.fromkeys(names, price), "bid1Size": "1000", "ask1Size": "1000"})
+        for key, symbol in keys.items():
+            quote = quotes[symbol]
+            bid, ask, last = (plain(price) if price else "" for price in (quote.bid, quote.ask, quote.last))
+            more = {"openInterest": "1000", "openInterestValue": "60000000"} if params["category"] == "linear" else {}
+            rows.append({
+                "symbol": key, **dict.fromkeys(("lastPrice", "markPrice", "indexPrice", "prevPrice24h"), last),
+                "bid1Price": bid, "ask1Price": ask, "bid1Size": "1000" if bid else "",
+                "ask1Size": "1000" if ask else "", **more,
+            })  # fmt: skip
         return {"category": params["category"], "list": rows}
+
+    def _order_book(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        book = self.venue.order_book(
+            self._market(params).symbol,
+            now_ms,
+            depth=integer(params, "limit", 25),
+            strikes=strikes,
+            lag_max_ms=self.lag_max_ms,
+        )
+        bids, asks = (
+            [[plain(level.price), plain(level.quantity)] for level in side] for side in (book.bids, book.asks)
+        )
+        return {"s": params["symbol"], "b": bids, "a": asks, "ts": now_ms, "u": 1, "seq": 1, "cts": now_ms}
 
     # --- orders -----------------------------------------------------------------------------------
 
@@ -187,18 +220,23 @@ class BybitFace(Face):
         view = View.CLOSED_ORDERS if ended else View.OPEN_ORDERS
         if any(reference(params, "orderId", "orderLinkId").values()):
             view = View.CLIENT_ID
-        shown = [order for order in self._shown(view, params, now_ms, strikes) if order.is_open is not ended]
-        if params.get("orderFilter") == "StopOrder":
-            shown = [order for order in shown if order.request.trigger_price is not None]
-        return _page(params, [_order(order) for order in shown], 20)
+        found = [order for order in self._shown(view, params, now_ms, strikes) if order.is_open is not ended]
+        if params.get("orderFilter") in {"StopOrder", "tpslOrder"}:
+            found = [order for order in found if order.request.trigger_price is not None]
+        return page(params, [shown(order) for order in found], 20)
 
     def _history(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        shown = self._shown(View.CLOSED_ORDERS, params, now_ms, strikes)
-        return _page(params, [_order(order) for order in shown if not order.is_open], 20)
+        found = self._shown(View.CLOSED_ORDERS, params, now_ms, strikes)
+        return page(params, [shown(order) for order in found if not order.is_open], 20)
 
     def _executions(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
-        shown = self._shown(View.TRADES, params, now_ms, strikes)
-        return _page(params, [_execution(order, fill) for order in shown for fill in order.fills], 50)
+        """Newest first, of at most seven days."""
+        found = self._shown(View.TRADES, {**params, "startTime": ""}, now_ms, strikes)
+        since_ms = integer(params, "startTime")
+        until_ms = integer(params, "endTime") or (since_ms + _WEEK_MS if since_ms else now_ms)
+        pairs = [(o, fill) for o in found for fill in o.fills if since_ms <= fill.at_ms <= until_ms]
+        pairs.sort(key=lambda pair: int(pair[1].trade_id))
+        return page(params, [shown_fill(order, fill) for order, fill in pairs], 50)
 
     def _shown(self, view: View, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> list[SimOrder]:
         symbol = self._market(params).symbol if "symbol" in params else None
@@ -209,37 +247,75 @@ class BybitFace(Face):
 
     # --- account ----------------------------------------------------------------------------------
 
-    def _positions(self, params: Mapping[str, str], now_ms: int, _strikes: Strikes) -> Any:
+    def _positions(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        """Positions; a symbol that is asked for by name is shown although it is flat."""
+        held = self.venue.fetch_positions(now_ms, strikes=strikes, lag_max_ms=self.lag_max_ms)
+        by_symbol = {position.symbol: position for position in held}
+        settle, wanted = params.get("settleCoin"), params.get("symbol")
         rows = [
-            self._position(key, market, now_ms)
+            self._position(key, market, by_symbol.get(market.symbol), now_ms)
             for key, market in self.listed(is_linear=True).items()
-            if params.get("symbol", key) == key
+            if (wanted == key if wanted else settle == market.instrument.quote and market.symbol in by_symbol)
         ]
         return {"category": "linear", "list": rows, "nextPageCursor": ""}
 
-    def _position(self, key: str, market: Market, now_ms: int) -> dict[str, Any]:
-        position = self.venue.account.positions.get(market.symbol)
-        quantity = position.quantity if position else 0 * market.leverage
-        entry = position.entry_price if position else quantity
-        price = self.venue.prices[market.symbol]
-        side = "Buy" if quantity > 0 else "Sell" if quantity < 0 else ""
+    def _position(self, key: str, market: Market, held: VenuePosition | None, now_ms: int) -> dict[str, Any]:
+        quantity = held.quantity if held else ZERO
+        entry, liquidation, stop = (
+            (held.entry_price or ZERO, held.liquidation_price, held.stop_price) if held else (ZERO, None, None)
+        )
+        price = (held.mark_price if held else None) or self.venue.prices[market.symbol]
+        signed = quantity * (held.side.sign if held else 1)
+        side = "" if held is None else "Buy" if held.side is PositionSide.LONG else "Sell"
         return {
-            "positionIdx": 0, "riskId": 1, "tradeMode": 0, "symbol": key, "side": side,
-            "size": plain(abs(quantity)), "avgPrice": plain(entry), "leverage": plain(market.leverage),
-            "positionValue": plain(market.instrument.notional(abs(quantity), entry)), "markPrice": plain(price),
-            "unrealisedPnl": plain(market.instrument.notional(quantity, price - entry)),
-            "cumRealisedPnl": "0", "liqPrice": "", "stopLoss": "", "takeProfit": "", "positionStatus": "Normal",
-            "createdTime": str(now_ms), "updatedTime": str(now_ms),
+            "positionIdx": 0, "riskId": 1, "tradeMode": 0, "symbol": key, "side": side, "size": plain(quantity),
+            "avgPrice": plain(entry), "leverage": plain(self.venue.account.leverage(market.symbol)),
+            "positionValue": plain(market.instrument.notional(quantity, entry)), "markPrice": plain(price),
+            "unrealisedPnl": plain(market.instrument.notional(signed, price - entry)), "cumRealisedPnl": "0",
+            "liqPrice": plain(liquidation) if liquidation else "", "stopLoss": plain(stop) if stop else "",
+            "takeProfit": "", "tpslMode": "Full", "positionStatus": "Normal", "createdTime": str(now_ms),
+            "updatedTime": str(now_ms),
         }  # fmt: skip
 
-    def _wallet(self, _params: Mapping[str, str], _now_ms: int, _strikes: Strikes) -> Any:
-        account = self.venue.account
+    def _wallet(self, _params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        balances = self.venue.fetch_balances(now_ms, strikes=strikes, lag_max_ms=self.lag_max_ms)
         coins = [
-            {"coin": c, "walletBalance": plain(account.balances[c]), "equity": plain(account.balances[c]),
-             "locked": plain(account.balances[c] - account.free(c)), "usdValue": plain(account.balances[c])}
-            for c in sorted(account.balances)
+            {"coin": currency, "walletBalance": plain(balance.total), "equity": plain(balance.total),
+             "locked": plain(balance.used), "usdValue": plain(balance.total)}
+            for currency, balance in sorted(balances.items())
         ]  # fmt: skip
         return {"list": [{"accountType": "UNIFIED", "coin": coins}]}
+
+    def _set_leverage(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        leverage = number(params, "buyLeverage")
+        if leverage is None or leverage != number(params, "sellLeverage"):
+            raise VenueReject(RejectReason.BAD_REQUEST)
+        self.venue.set_leverage(self._market(params).symbol, leverage, now_ms, strikes)
+        return {}
+
+    def _switch_isolated(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        mode = "isolated" if params.get("tradeMode") == "1" else "cross"
+        self.venue.set_margin_mode(self._market(params).symbol, mode, now_ms, strikes)
+        return {}
+
+    def _set_margin_mode(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        """The margin mode of a unified account: that of all its symbols."""
+        mode, symbols = _MODES.get(params.get("setMarginMode", "")), self.listed(is_linear=True).values()
+        if mode is None:
+            raise VenueReject(RejectReason.BAD_REQUEST)
+        changed = [market for market in symbols if self.venue.account.margin_mode(market.symbol) != mode]
+        if not changed:
+            raise VenueReject(RejectReason.MARGIN_MODE_UNCHANGED)
+        for market in changed:
+            self.venue.set_margin_mode(market.symbol, mode, now_ms, strikes)
+        return {"reasons": []}
+
+    def _trading_stop(self, params: Mapping[str, str], now_ms: int, strikes: Strikes) -> Any:
+        if params["category"] != "linear" or "stopLoss" not in params:
+            raise VenueReject(RejectReason.BAD_REQUEST)
+        symbol, stop = self._market(params).symbol, number(params, "stopLoss")
+        self.venue.set_attached_stop(symbol, stop, now_ms, strikes=strikes)
+        return {}
 
     # --- reading requests -------------------------------------------------------------------------
 
@@ -281,115 +357,3 @@ class BybitFace(Face):
         if market is None:
             raise VenueReject(RejectReason.BAD_SYMBOL)
         return market
-
-
-def _envelope(result: Any, now_ms: int, code: int = 0, message: str = "OK") -> Answer:
-    body = {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": now_ms}
-    return Answer.of(body)
-
-
-def _page(params: Mapping[str, str], rows: list[dict[str, Any]], default: int) -> dict[str, Any]:
-    """The newest first, a page at a time; the cursor is how many were shown."""
-    start, limit = integer(params, "cursor"), integer(params, "limit", default)
-    newest = rows[::-1][start : start + limit]
-    more = str(start + limit) if start + limit < len(rows) else ""
-    return {"category": params["category"], "list": newest, "nextPageCursor": more}
-
-
-def _status(order: SimOrder) -> str:
-    if order.status is OrderStatus.CLOSED:
-        return "Filled"
-    if order.is_open:
-        return "Untriggered" if not order.triggered else "PartiallyFilled" if order.filled_quantity else "New"
-    if order.status is OrderStatus.REJECTED:
-        return "Rejected"
-    if not order.triggered:
-        return "Deactivated"
-    return "PartiallyFilledCanceled" if order.filled_quantity else "Cancelled"
-
-
-def _order(order: SimOrder) -> dict[str, Any]:
-    request = order.request
-    fees = sum((fill.fee for fill in order.fills), start=0 * order.quantity)
-    refused = order.reason is RejectReason.POST_ONLY
-    return {
-        "symbol": order.symbol.split(":")[0].replace("/", ""),
-        "orderId": order.venue_order_id,
-        "orderLinkId": order.client_order_id or "",
-        "orderType": request.type.capitalize(),
-        "side": order.side.value.capitalize(),
-        "price": plain(order.limit_price) if order.limit_price else "0",
-        "qty": plain(order.quantity),
-        "leavesQty": plain(order.leaves_quantity),
-        "cumExecQty": plain(order.filled_quantity),
-        "cumExecValue": plain(order.cost),
-        "cumExecFee": plain(fees),
-        "avgPrice": plain(order.average_price) if order.average_price else "",
-        "orderStatus": _status(order),
-        "timeInForce": "PostOnly" if request.post_only else request.time_in_force,
-        "reduceOnly": request.reduce_only,
-        "closeOnTrigger": False,
-        "triggerPrice": plain(request.trigger_price) if request.trigger_price else "",
-        "triggerDirection": 0 if request.trigger_above is None else 1 if request.trigger_above else 2,
-        "stopOrderType": "Stop" if request.trigger_price else "",
-        "rejectReason": "EC_PostOnlyWillTakeLiquidity" if refused else "EC_NoError",
-        "cancelType": "UNKNOWN",
-        "positionIdx": 0,
-        "createdTime": str(order.created_at_ms),
-        "updatedTime": str(order.updated_at_ms),
-    }
-
-
-def _execution(order: SimOrder, fill: SimFill) -> dict[str, Any]:
-    body = _order(order)
-    return {
-        **{key: body[key] for key in ("symbol", "orderId", "orderLinkId", "side", "orderType")},
-        "orderPrice": body["price"],
-        "orderQty": body["qty"],
-        "leavesQty": body["leavesQty"],
-        "execId": fill.trade_id,
-        "execPrice": plain(fill.price),
-        "execQty": plain(fill.quantity),
-        "execValue": plain(fill.quantity * fill.price),
-        "execFee": plain(fill.fee),
-        "feeCurrency": fill.fee_currency,
-        "execType": "Trade",
-        "execTime": str(fill.at_ms),
-        "isMaker": fill.is_maker,
-    }
-
-
-def _text(value: Any, default: str) -> str:
-    return default if value is None else plain(value)
-
-
-def _linear_info(market: Market) -> dict[str, Any]:
-    instrument = market.instrument
-    largest = _text(instrument.max_quantity, "1000")
-    return {
-        "symbol": market_id(market), "contractType": "LinearPerpetual", "status": "Trading",
-        "baseCoin": instrument.base, "quoteCoin": instrument.quote, "settleCoin": instrument.quote,
-        "launchTime": "1585526400000", "deliveryTime": "0", "deliveryFeeRate": "", "priceScale": "2",
-        "leverageFilter": {"minLeverage": "1", "maxLeverage": "100.00", "leverageStep": "0.01"},
-        "priceFilter": {"minPrice": _text(instrument.min_price, "0.1"),
-                        "maxPrice": _text(instrument.max_price, "1999999.8"),
-                        "tickSize": _text(instrument.tick_size, "0.1")},
-        "lotSizeFilter": {"maxOrderQty": largest, "maxMktOrderQty": largest, "postOnlyMaxOrderQty": largest,
-                          "minOrderQty": _text(instrument.min_quantity, "0.001"),
-                          "qtyStep": _text(instrument.step_size, "0.001"),
-                          "minNotionalValue": _text(instrument.min_notional, "5")},
-        "unifiedMarginTrade": True, "fundingInterval": 480, "copyTrading": "none",
-    }  # fmt: skip
-
-
-def _spot_info(market: Market) -> dict[str, Any]:
-    instrument = market.instrument
-    return {
-        "symbol": market_id(market), "baseCoin": instrument.base, "quoteCoin": instrument.quote,
-        "innovation": "0", "status": "Trading", "marginTrading": "none",
-        "lotSizeFilter": {"basePrecision": _text(instrument.step_size, "0.000001"), "quotePrecision": "0.00000001",
-                          "minOrderQty": _text(instrument.min_quantity, "0.00001"),
-                          "maxOrderQty": _text(instrument.max_quantity, "100"),
-                          "minOrderAmt": _text(instrument.min_notional, "5"), "maxOrderAmt": "8000000"},
-        "priceFilter": {"tickSize": _text(instrument.tick_size, "0.01")},
-    }  # fmt: skip

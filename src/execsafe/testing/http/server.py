@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -25,21 +25,45 @@ from execsafe.testing.http import control
 from execsafe.testing.http._face import API_KEY, API_SECRET, Answer, Face, WireRequest
 from execsafe.testing.http.binance import BinanceFace
 from execsafe.testing.http.bybit import BybitFace
+from execsafe.testing.http.mexc import MexcFace
 from execsafe.testing.http.session import loopback_exchange, loopback_session
+from execsafe.testing.http.usdm import UsdmFace
 from execsafe.testing.venue import SimVenue
 
-_FACES: Final[Mapping[str, type[Face]]] = {face.name: face for face in (BinanceFace, BybitFace)}
+_T = TypeVar("_T")
+_FACES: Final[Mapping[str, type[Face]]] = {face.name: face for face in (BinanceFace, UsdmFace, BybitFace, MexcFace)}
+FACES: Final = tuple(_FACES)
+"""The names of the faces: ccxt's exchange ids."""
 _SILENCE_S: Final = 120.0  # longer than any client of a test waits
 _EMPTY: Final = ("", "<html><body></body></html>", "[]")
 _CALM: Final = FaultPlan.none()
 
 
-def default_venues() -> dict[str, SimVenue]:
-    """One venue per face, with the uniqueness of client ids that the real one enforces."""
+class _OnDemand(dict[str, _T]):
+    """A dictionary that makes what is asked for and not there yet."""
+
+    def __init__(self, known: Mapping[str, _T], make: Callable[[str], _T]) -> None:
+        super().__init__(known)
+        self._make = make
+
+    def __missing__(self, name: str) -> _T:
+        self[name] = made = self._make(name)
+        return made
+
+
+def default_venue(name: str) -> SimVenue:
+    """A venue for the face *name*, with what the real one enforces: which client ids, post-only, passed stops."""
     return {
-        "binance": SimVenue(dedup=Dedup.OPEN),
-        "bybit": SimVenue(dedup=Dedup.FOREVER, rejects_post_only=False),
-    }
+        "binance": lambda: SimVenue(dedup=Dedup.OPEN),
+        "binanceusdm": lambda: SimVenue(dedup=Dedup.OPEN, rejects_passed_stops=True),
+        "bybit": lambda: SimVenue(dedup=Dedup.FOREVER, rejects_post_only=False),
+        "mexc": lambda: SimVenue(dedup=Dedup.NONE, rejects_post_only=False),
+    }[name]()
+
+
+def default_venues() -> dict[str, SimVenue]:
+    """The venues of a server of which nothing is said: Binance spot and Bybit."""
+    return {name: default_venue(name) for name in ("binance", "bybit")}
 
 
 class VenueServer:
@@ -51,7 +75,8 @@ class VenueServer:
             assert server.venues["binance"].ledger.accepted()
 
     Args:
-        venues: by face ("binance", "bybit"); None: :func:`default_venues`.
+        venues: by face ("binance", "binanceusdm", "bybit", "mexc"); None: :func:`default_venues`, and the others as
+            soon as they are asked for.
         plans: fault plan per face; those left out have none until something is scripted.
         clock: the venues' true time.
         port: 0 takes a free one.
@@ -69,21 +94,35 @@ class VenueServer:
         client_timeout_ms: int = 1_500,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.venues: dict[str, SimVenue] = default_venues() if venues is None else dict(venues)
-        self.plans: dict[str, FaultPlan] = {name: (plans or {}).get(name) or FaultPlan.none() for name in self.venues}
         self.clock: Clock = clock or SystemClock()
         self.url: str = ""
         self._port = port
         self._client_timeout_ms = client_timeout_ms
-        known = {API_KEY: API_SECRET} if keys is None else keys
-        faces = [_FACES[name](venue, known) for name, venue in self.venues.items()]
-        self._faces = {host: face for face in faces for host in face.hosts}
-        self._held: dict[str, list[Delivery[Answer]]] = {name: [] for name in self.venues}
+        self._keys: dict[str, str] = {API_KEY: API_SECRET} if keys is None else dict(keys)
+        self._faces: dict[str, Face] = {}
+        self._held: dict[str, list[Delivery[Answer]]] = {}
+        given = default_venues() if venues is None else dict(venues)
+        self.plans: dict[str, FaultPlan] = _OnDemand(plans or {}, lambda _: FaultPlan.none())
+        self.venues: dict[str, SimVenue] = given if venues is not None else _OnDemand(given, self._open)
+        for name, venue in given.items():
+            self._face(name, venue)
+        self._spoiled: dict[str, list[Answer]] = {}
         self._runner: web.AppRunner | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._exchanges: list[Any] = []
         self.requests: list[tuple[str, str, str]] = []
         """What arrived: method, host and path with its query."""
+
+    def _open(self, name: str) -> SimVenue:
+        venue = default_venue(name)
+        self._face(name, venue)
+        return venue
+
+    def _face(self, name: str, venue: SimVenue) -> None:
+        face = _FACES[name](venue, self._keys)
+        self._faces.update((host, face) for host in face.hosts)
+        self._held[name] = []
+        self.plans[name]  # made now, so that whoever lists them sees it
 
     async def __aenter__(self) -> VenueServer:
         app = web.Application()
@@ -107,11 +146,17 @@ class VenueServer:
 
     def exchange(self, name: str, **config: Any) -> Any:
         """A ready ccxt exchange bound to this server; closed with it. *config* goes to ccxt."""
+        if name in _FACES and isinstance(self.venues, _OnDemand):
+            self.venues[name]
         session = loopback_session(self.url)
         exchange = loopback_exchange(name, session, config)
         self._sessions.append(session)
         self._exchanges.append(exchange)
         return exchange
+
+    def spoil(self, route: str, body: str, status: int = 200) -> None:
+        """Answer the next request to *route* ("GET /api/v3/account") with *body*, whatever was done."""
+        self._spoiled.setdefault(route, []).append(Answer(body=body, status=status))
 
     def advance(self) -> int:
         """Let everything due happen in every venue; returns the current time."""
@@ -147,7 +192,7 @@ class VenueServer:
     async def _play(self, face: Face, wire: WireRequest, request: web.Request) -> web.StreamResponse:
         job, now_ms = face.read(wire), self.advance()
         plan = self.plans[face.name] if job.operation else _CALM
-        strikes = plan.draw(job.operation or Operation.LOOK_UP)
+        strikes = plan.draw(job.operation or Operation.LOOK_UP, job.reading)
         held = self._held[face.name]
         if job.operation is Operation.CANCEL:
             face.venue.at(now_ms, functools.partial(_release, face.venue, list(held)))
@@ -172,6 +217,9 @@ class VenueServer:
             return _respond(_server_error(strikes, fault))
         if strikes.take(Fault.LOOKUP_ERROR):
             return _respond(_server_error(strikes, Fault.LOOKUP_ERROR))
+        spoiled = self._spoiled.get(f"{wire.method} {wire.path}")
+        if spoiled:
+            return _respond(spoiled.pop(0))
         return await self._answer(face, delivery, strikes, fault, request)
 
     async def _answer(

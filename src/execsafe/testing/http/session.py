@@ -6,12 +6,14 @@ elsewhere. Path, query and body arrive byte for byte, and ``Host`` still names t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import yarl
 
 from execsafe.testing.http._face import API_KEY, API_SECRET
+
+_MARKETS: Final = {"binance": ["spot"], "binanceusdm": ["linear"]}
 
 
 def loopback_session(base: str) -> aiohttp.ClientSession:
@@ -33,7 +35,7 @@ def loopback_exchange(name: str, session: aiohttp.ClientSession, config: dict[st
     """
     import ccxt.async_support as ccxt
 
-    options = {"fetchMarkets": {"types": ["spot"] if name == "binance" else ["spot", "linear"]}}
+    options = {"fetchMarkets": {"types": _MARKETS.get(name, ["spot", "linear"])}}
     given = dict(config)
     exchange = getattr(ccxt, name)(
         {

@@ -1,0 +1,376 @@
+"""The trading desk: execsafe's parts put together once, for every strategy.
+
+Everything here is assembled from the public face; there is no logic about orders in it. What a strategy decided goes
+in (:meth:`TradingDesk.carry_out`), what came of it comes out, and between the two stand the parts that survive lost
+replies, partial fills and kills.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+import execsafe
+from execsafe import exits, hedging, signals
+from execsafe.bot.openings import Openings
+from execsafe.bot.policy import DeskPolicy
+from execsafe.bot.strategy import Close, Decision, Leg, Open, TradePair
+from execsafe.bot.targets import Harvester
+
+_log = logging.getLogger("execsafe.bot.desk")
+_ZERO: Final = Decimal(0)
+_Loop: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+@attrs.frozen(kw_only=True)
+class PairClosed:
+    """What closing each leg of a pair came to. What is not closed yet the desk goes on closing."""
+
+    legs: tuple[exits.ExitResult, ...]
+
+
+Came: TypeAlias = signals.SignalOutcome | hedging.HedgeResult | exits.ExitResult | PairClosed | execsafe.ExecsafeError
+"""What a decision came to. An error says that nothing was sent."""
+
+
+@attrs.frozen(kw_only=True)
+class Leftover:
+    """What a stop could not end: positions that are open, and orders nobody knows the outcome of."""
+
+    positions: tuple[execsafe.Position, ...] = ()
+    in_doubt: tuple[execsafe.IntentRecord, ...] = ()
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the account is flat and everything is known."""
+        return not self.positions and not self.in_doubt
+
+
+class TradingDesk:
+    """Carries decisions out. Open it with ``async with``; it is ready when everything from before is settled.
+
+    Args:
+        adapter: the venue.
+        store: the journal, and the memory of every part. It is opened here, and closed at the end.
+        policy: thresholds.
+        symbols: what will be traded; their rules are loaded at the start.
+        checks: asked before every entry, besides those of the desk.
+        listeners: told of every event of every part.
+        clock: source of Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        adapter: execsafe.ExchangeAdapter,
+        store: execsafe.Store,
+        policy: DeskPolicy | None = None,
+        *,
+        symbols: Sequence[str],
+        checks: Sequence[execsafe.PreTradeCheck] = (),
+        listeners: Sequence[execsafe.Listener] = (),
+        clock: execsafe.Clock | None = None,
+    ) -> None:
+        self.policy: DeskPolicy = policy if policy is not None else DeskPolicy()
+        self.adapter = adapter
+        self.store = store
+        self.symbols: tuple[str, ...] = tuple(symbols)
+        self.clock: execsafe.Clock = clock if clock is not None else execsafe.SystemClock()
+        self._instruments: dict[str, execsafe.Instrument] = {}
+        self._assemble_orders(tuple(checks), tuple(listeners))
+        self._assemble_positions(tuple(listeners))
+        self._assemble_decisions()
+
+    def _assemble_orders(self, checks: tuple[execsafe.PreTradeCheck, ...], told: tuple[execsafe.Listener, ...]) -> None:
+        """What an order goes through."""
+        adapter, store, p = self.adapter, self.store, self.policy
+        timeout_s = p.gateway.request_timeout_s
+        self.registry: execsafe.IntentRegistry = execsafe.IntentRegistry(
+            store, clock=self.clock, listeners=told, retention_s=p.retention_s
+        )
+        self.book: execsafe.PositionBook = execsafe.PositionBook(
+            store, self.registry, listeners=told, instruments=self._instruments.get, retention_s=p.retention_s
+        )
+        self.reader: execsafe.VenueReader = execsafe.VenueReader(adapter, clock=self.clock, request_timeout_s=timeout_s)
+        self.gate: execsafe.SignalGate = execsafe.SignalGate(store, p.signals, clock=self.clock, listeners=told)
+        self.gateway: execsafe.OrderGateway = execsafe.OrderGateway(
+            adapter,
+            self.registry,
+            policy=p.gateway,
+            looks=p.looks,
+            checks=(signals.ModeCheck(lambda: self.gate.mode), *checks),
+        )
+
+    def _assemble_positions(self, told: tuple[execsafe.Listener, ...]) -> None:
+        """What looks after what is held."""
+        p = self.policy
+        self.protection: execsafe.ProtectionManager = execsafe.ProtectionManager(
+            self.gateway, self.book, policy=p.protection, reader=self.reader, listeners=told, account=p.account
+        )
+        self.opener: execsafe.PositionOpener = execsafe.PositionOpener(
+            self.gateway, self.protection, policy=p.opening, listeners=told
+        )
+        self.exits: execsafe.ExitManager = execsafe.ExitManager(
+            self.gateway,
+            self.book,
+            policy=p.exits,
+            reader=self.reader,
+            protections=self.protection if p.stop_positions else None,
+            listeners=told,
+        )
+        self.hedger: execsafe.PartialFillHedger = execsafe.PartialFillHedger(
+            self.gateway, policy=p.hedging, listeners=told
+        )
+        self.prices: execsafe.PriceBoard = execsafe.PriceBoard(
+            self.reader, positions=self.book, account=p.account, policy=p.prices, listeners=told, clock=self.clock
+        )
+
+    def _assemble_decisions(self) -> None:
+        """What turns decisions into trades."""
+        p = self.policy
+        self.harvester: Harvester = Harvester(
+            store=self.store,
+            book=self.book,
+            exits_=self.exits,
+            stops=self.protection,
+            prices=self.prices,
+            clock=self.clock,
+            interval_s=p.targets_s,
+        )
+        self.openings: Openings = Openings(
+            gate=self.gate,
+            opener=self.opener,
+            book=self.book,
+            prices=self.prices,
+            harvester=self.harvester,
+            instrument=self.instrument,
+            policy=p,
+        )
+
+    # --- what a strategy may look at -------------------------------------------------------------
+
+    def instrument(self, symbol: str) -> execsafe.Instrument:
+        """Trading rules of *symbol*.
+
+        Raises:
+            InvalidInput: it is not one of the desk's symbols.
+        """
+        if symbol not in self._instruments:
+            raise execsafe.InvalidInput(f"{symbol} is not one of the desk's symbols")
+        return self._instruments[symbol]
+
+    def position(self, symbol: str) -> execsafe.Position | None:
+        """What the book holds in *symbol*."""
+        return self.book.position(self.policy.account, symbol)
+
+    # --- from start to stop ----------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[TradingDesk]:
+        """Open everything, settle what an earlier process left, and keep positions looked after while inside."""
+        await self.store.open()
+        try:
+            await self._prepare()
+            await self.settle()
+            async with anyio.create_task_group() as tasks:
+                for loop in self._loops():
+                    tasks.start_soon(loop)
+                try:
+                    yield self
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:
+            self.prices.close()
+            with anyio.CancelScope(shield=True):
+                await self.store.aclose()
+
+    async def settle(self) -> tuple[execsafe.IntentRecord, ...]:
+        """Bring everything unfinished to an end, as far as that is possible now; what is still in doubt.
+
+        Openings first: protection asks them where stops belong. Each part goes on from its own records, so a kill
+        anywhere in here costs nothing but doing it again.
+        """
+        recovery = await self.gateway.recover(self.policy.account)
+        await self.book.catch_up()
+        for step in (self.hedger.recover, self.opener.recover, *self._protected(), self.exits.recover):
+            await _or_later(step)
+        await _or_later(lambda: self.gate.resume(self.openings.handle))
+        await self.book.catch_up()
+        return recovery.unresolved
+
+    async def stop(self, *, flat: bool, timeout_s: float = 60.0) -> Leftover:
+        """End gracefully: no new entries; close positions if *flat*; say what is left."""
+        self.gate.mode = execsafe.ExecutionMode.DRAIN
+        with anyio.move_on_after(timeout_s):
+            while True:
+                if flat:
+                    await self.exits.exit_all(exits.ExitReason.PANIC, account=self.policy.account)
+                await self.settle()
+                if (left := await self.leftover()).is_nothing or not (flat or left.in_doubt):
+                    return left
+                await anyio.sleep(min(self.policy.settle_s, 1.0))
+        return await self.leftover()
+
+    async def leftover(self) -> Leftover:
+        """What is open, and what is in doubt, now."""
+        await self.book.catch_up()
+        records = await self.registry.open_records(self.policy.account)
+        doubt = {execsafe.IntentState.SENDING, execsafe.IntentState.IN_DOUBT, execsafe.IntentState.UNRESOLVED}
+        return Leftover(
+            positions=self.book.open_positions(self.policy.account),
+            in_doubt=tuple(record for record in records if record.state in doubt),
+        )
+
+    async def _prepare(self) -> None:
+        for symbol in self.symbols:
+            self._instruments[symbol] = await self.adapter.prepare(symbol)
+        await self.book.open()
+        await self.harvester.open()
+
+    def _protected(self) -> tuple[Callable[[], Awaitable[object]], ...]:
+        return (self.protection.recover,) if self.policy.stop_positions else ()
+
+    def _loops(self) -> tuple[_Loop, ...]:
+        stops = (self.protection.run, self.harvester.run) if self.policy.stop_positions else ()
+        return (*stops, self.exits.run, self.prices.run, self._settle_often, self._sweep_often)
+
+    async def _settle_often(self) -> None:
+        while True:
+            await anyio.sleep(self.policy.settle_s)
+            await _or_later(self._settle_doubts)
+
+    async def _sweep_often(self) -> None:
+        while True:  # at once, too: a bot that is started anew every hour sweeps as well
+            await _or_later(self.sweep)
+            await anyio.sleep(self.policy.sweep_s)
+
+    async def sweep(self) -> int:
+        """Forget what ended longer ago than the retention, in all parts at once; how many records that were.
+
+        Raises:
+            StoreError: not all of it could be forgotten now.
+        """
+        removed = 0
+        while count := await self.registry.purge():
+            removed += count
+            await anyio.lowlevel.checkpoint()
+        swept = execsafe.Event(
+            type=execsafe.EventType.STORE_SWEPT,
+            at_ms=self.clock.now_ms(),
+            subject="desk",
+            quantity=Decimal(removed),
+            details={"removed": removed},
+        )
+        self.registry.tell([swept])
+        return removed
+
+    async def _settle_doubts(self) -> None:
+        await self.gateway.recover(self.policy.account)
+        await self.hedger.recover()
+        await self.opener.recover()
+        await self.gate.resume(self.openings.handle)
+
+    # --- decisions -------------------------------------------------------------------------------
+
+    async def carry_out(self, decision: Decision, *, decided_at_ms: int | None = None) -> Came:
+        """Do what was decided, once, however often it is said; return what it came to.
+
+        Args:
+            decision: what a strategy yielded.
+            decided_at_ms: when the market it saw was seen; now by default. What is too old is not carried out.
+        """
+        at_ms = self.clock.now_ms() if decided_at_ms is None else decided_at_ms
+        try:
+            match decision:
+                case Open():
+                    return await self.openings.run(decision, at_ms)
+                case TradePair():
+                    return await self._trade(decision, at_ms)
+                case Close():
+                    return await self._close(decision)
+        except execsafe.ExecsafeError as error:
+            _log.warning("%s: %s", decision.id, error)
+            return error
+
+    async def _close(self, decision: Close) -> Came:
+        await self.book.catch_up()
+        position = self.position(decision.symbol)
+        if position is None:
+            return execsafe.TradingDenied(f"{decision.symbol}: nothing is held", reason="flat")
+        return await self.exits.exit(position.key, exits.ExitReason.TTL)
+
+    async def _trade(self, decision: TradePair, at_ms: int) -> Came:
+        legs = (decision.lead, decision.hedge)
+        wanted: tuple[Decimal, ...] = (decision.lead.quantity, decision.hedge.quantity)
+        if decision.closes is not None:
+            wanted = await self._held(decision.closes)
+            if not any(wanted):
+                return execsafe.TradingDenied(f"{decision.id}: there is nothing to close", reason="flat")
+            if all(":" in leg.symbol for leg in legs):
+                return await self._close_pair(legs, wanted, at_ms)
+            if not all(wanted):
+                return execsafe.TradingDenied(f"{decision.id}: one side is closed already", reason="flat")
+        if self.gate.mode is not execsafe.ExecutionMode.LIVE:
+            return execsafe.TradingDenied(f"{decision.id}: the desk is in {self.gate.mode} mode", reason="mode")
+        plan = execsafe.HedgePlan(
+            key=decision.id,
+            legs=[self._leg(leg, quantity) for leg, quantity in zip(legs, wanted, strict=True)],
+            fresh_until_ms=at_ms + round(self.policy.signals.max_age_s * 1000),
+        )
+        result = await self.hedger.execute(plan)
+        await self.book.catch_up()
+        return result
+
+    async def _close_pair(self, legs: Sequence[Leg], wanted: Sequence[Decimal], at_ms: int) -> Came:
+        """Close each leg by itself, reduce-only, until it is closed.
+
+        Not as a trade of two legs: should its second leg fail, the first would be undone, which means to open again
+        what was just closed.
+        """
+        await self.book.catch_up()
+        held = [(self.position(leg.symbol), leg, most) for leg, most in zip(legs, wanted, strict=True)]
+        due = [
+            (position.key, min(position.quantity, most))
+            for position, leg, most in held
+            if position is not None and position.side.closing is leg.side and position.opened_at_ms <= at_ms and most
+        ]
+        came: dict[execsafe.PositionKey, exits.ExitResult] = {}
+
+        async def close(key: execsafe.PositionKey, quantity: Decimal) -> None:
+            came[key] = await self.exits.exit(key, exits.ExitReason.TTL, quantity=quantity)
+
+        async with anyio.create_task_group() as tasks:
+            for key, quantity in due:
+                tasks.start_soon(close, key, quantity)
+        await self.book.catch_up()
+        return PairClosed(legs=tuple(came[key] for key, _ in due))
+
+    def _leg(self, leg: Leg, quantity: Decimal) -> execsafe.HedgeLeg:
+        return execsafe.HedgeLeg(
+            symbol=leg.symbol,
+            side=leg.side,
+            quantity=quantity,
+            limit_price=leg.limit_price,
+            exit_price=leg.reverse_price,
+            account=self.policy.account,
+            time_in_force="IOC",
+        )
+
+    async def _held(self, key: str) -> tuple[Decimal, ...]:
+        """What the legs of an earlier trade left, in their order."""
+        found = await self.hedger.find(key)
+        return (_ZERO,) if found is None else tuple(exposure.closable for exposure in found.exposures)
+
+
+async def _or_later(step: Callable[[], Awaitable[object]]) -> None:
+    """A pass that fails is told and comes again: one part that cannot be asked now keeps no other from its work."""
+    try:
+        await step()
+    except execsafe.ExecsafeError as error:
+        _log.warning("%s: %s; it comes again", getattr(step, "__qualname__", "a pass"), error)

@@ -1,0 +1,118 @@
+"""``execsafe run``: the configured strategy at a real venue. The sandbox, unless two words say otherwise."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import anyio
+
+import execsafe
+from execsafe.bot.config import BotConfig, credentials
+from execsafe.bot.desk import Leftover, TradingDesk
+from execsafe.bot.feed import VenueFeed
+from execsafe.bot.policy import DeskPolicy
+from execsafe.bot.runner import Runner, RunResult, make_strategy
+from execsafe.bot.strategy import Strategy
+
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def make_exchange(config: BotConfig) -> Any:
+    """The ccxt exchange that is meant, in its sandbox unless live trading was said.
+
+    Raises:
+        InvalidInput: ccxt has none of that name, it has no sandbox, or a credential that it needs is missing.
+    """
+    import ccxt.async_support as ccxt
+
+    name = config.venue.exchange
+    if name not in ccxt.exchanges:
+        raise execsafe.InvalidInput(f"ccxt has no exchange {name!r}")
+    keys = credentials(config.venue)
+    exchange = getattr(ccxt, name)({**keys, "options": dict(config.venue.options), "enableRateLimit": True})
+    missing = [need for need, needed in exchange.requiredCredentials.items() if needed and need not in keys]
+    if missing:
+        raise execsafe.InvalidInput(
+            f"{name} needs {', '.join(missing)}: set EXECSAFE_API_KEY and its siblings in the environment"
+        )
+    if config.venue.sandbox:
+        try:
+            exchange.set_sandbox_mode(True)
+        except Exception as error:  # noqa: BLE001 - ccxt says it in many ways
+            why = type(error).__name__
+            raise execsafe.InvalidInput(f"{name} has no sandbox ({why}); it can only be run live") from None
+    return exchange
+
+
+def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
+    """The desk's thresholds from the configuration; all others are the defaults of their parts."""
+    risk, run = config.risk, config.run
+    return DeskPolicy(
+        notional=risk.position_notional,
+        leverage=risk.leverage,
+        positions_max=risk.positions_max,
+        entry_slippage_bps=Decimal(risk.slippage_bps),
+        account=config.venue.account,
+        stop_positions=strategy.protects,
+        signals=execsafe.SignalPolicy(mode=run.mode, max_age_s=run.signal_age_max_s),
+        protection=execsafe.ProtectionPolicy(deadline_s=risk.unprotected_s, interval_s=run.protect_s),
+    )
+
+
+async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[execsafe.Listener] = ()) -> RunResult:
+    """Trade until a signal ends it (SIGINT, SIGTERM); a second one ends it at once.
+
+    Raises:
+        ExecsafeError: it could not be started. Nothing was sent.
+    """
+    strategy = make_strategy(config.strategy)
+    exchange = make_exchange(config) if exchange is None else exchange
+    try:
+        desk = _desk(config, strategy, exchange, listeners)
+        feed = VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle)
+        runner = Runner(desk, strategy, feed)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, runner)
+            result = await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
+            tasks.cancel_scope.cancel()
+        return result
+    finally:
+        with anyio.CancelScope(shield=True):
+            await exchange.close()
+
+
+async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
+    """Settle what an earlier run left, decide nothing new, and say what is left.
+
+    Raises:
+        ExecsafeError: store or venue cannot be asked.
+    """
+    strategy = make_strategy(config.strategy)
+    exchange = make_exchange(config) if exchange is None else exchange
+    try:
+        desk = _desk(config, strategy, exchange, ())
+        async with desk.running():
+            return await desk.stop(flat=False, timeout_s=config.run.stop_timeout_s)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await exchange.close()
+
+
+def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Sequence[execsafe.Listener]) -> TradingDesk:
+    return TradingDesk(
+        execsafe.CcxtAdapter(exchange),
+        execsafe.open_store(config.run.store),
+        desk_policy(config, strategy),
+        symbols=config.strategy.symbols,
+        listeners=listeners,
+    )
+
+
+async def _stop_on_signal(runner: Runner) -> None:
+    with anyio.open_signal_receiver(*_STOPS) as received:
+        async for _ in received:
+            break  # from here on a signal means what it usually does: at once
+    runner.request_stop()

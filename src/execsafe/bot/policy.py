@@ -1,0 +1,58 @@
+"""Every threshold of a desk in one frozen value."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import attrs
+
+import execsafe
+
+
+@attrs.frozen(kw_only=True)
+class DeskPolicy:
+    """Every threshold of the desk, by the part that it belongs to; each part's own defaults are the defaults here.
+
+    Attributes:
+        notional: value of one position, in quote currency.
+        leverage: set and confirmed before a symbol's first entry; 1 changes nothing.
+        positions_max: how many may be open or opening at once.
+        entry_slippage_bps: how far beyond the best price an entry's limit is set.
+        account: whose orders and positions.
+        settle_s: pause between two passes over what is in doubt or unfinished.
+        targets_s: pause between two looks at the prices for targets that are reached.
+        stop_positions: whether open positions get stops. Off for pairs, whose legs protect one another.
+        retention_s: how long what has ended is remembered; a week. It must not be shorter than the signals' own
+            retention: a repeat could outlive its record and be executed again.
+        sweep_s: pause between two sweeps of what is older; one hour.
+    """
+
+    notional: Decimal = Decimal(50)
+    leverage: int = 1
+    positions_max: int = 10
+    entry_slippage_bps: Decimal = Decimal(20)
+    account: str = "default"
+    settle_s: float = 5.0
+    targets_s: float = 0.5
+    stop_positions: bool = True
+    retention_s: float = 7 * 86_400.0
+    sweep_s: float = 3_600.0
+    gateway: execsafe.GatewayPolicy = attrs.Factory(execsafe.GatewayPolicy)
+    looks: execsafe.LookPolicy | None = None
+    signals: execsafe.SignalPolicy = attrs.Factory(execsafe.SignalPolicy)
+    exits: execsafe.ExitPolicy = attrs.Factory(execsafe.ExitPolicy)
+    hedging: execsafe.HedgePolicy = attrs.Factory(execsafe.HedgePolicy)
+    opening: execsafe.OpeningPolicy = attrs.Factory(execsafe.OpeningPolicy)
+    protection: execsafe.ProtectionPolicy = attrs.Factory(execsafe.ProtectionPolicy)
+    trailing: execsafe.TrailingPolicy | None = attrs.Factory(execsafe.TrailingPolicy)
+    prices: execsafe.PricePolicy = attrs.Factory(execsafe.PricePolicy)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse to forget what must still be recognised."""
+        if not self.retention_s >= self.signals.retention_s:
+            raise execsafe.InvalidInput(
+                f"retention_s must not be below the signals' retention ({self.signals.retention_s:g} s), "
+                f"was {self.retention_s:g}"
+            )
+        if not self.sweep_s > 0:
+            raise execsafe.InvalidInput(f"sweep_s must be above 0, was {self.sweep_s:g}")

@@ -1,0 +1,141 @@
+"""Runs a strategy at a desk: candles in, decisions carried out, an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import attrs
+
+import execsafe
+from execsafe.bot.config import StrategyConfig
+from execsafe.bot.desk import Came, Leftover, TradingDesk
+from execsafe.bot.feed import Feed, Moment
+from execsafe.bot.pairs import Pairs
+from execsafe.bot.strategy import Decision, Strategy, TradePair
+from execsafe.bot.waves import Waves
+
+_log = logging.getLogger("execsafe.bot.runner")
+_AT_ONCE: Final = 8
+BUILT_IN: Final[dict[str, type[Strategy]]] = {"pairs": Pairs, "waves": Waves}
+
+
+@attrs.frozen(kw_only=True)
+class RunResult:
+    """What a run came to: how often each kind of result, and what the stop left."""
+
+    results: Counter[str]
+    leftover: Leftover
+
+
+def make_strategy(config: StrategyConfig) -> Strategy:
+    """The strategy that the configuration names.
+
+    Raises:
+        InvalidInput: there is none of that name, it is no strategy, or it refuses its settings.
+    """
+    module, _, name = config.name.partition(":")
+    found: object
+    if not name:
+        found = BUILT_IN.get(config.name)
+    else:
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError as error:
+            raise execsafe.InvalidInput(f"strategy {config.name}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        known = ", ".join(sorted(BUILT_IN))
+        raise execsafe.InvalidInput(f"no strategy {config.name!r}; there are {known}, or your own as module:Class")
+    return found(config.symbols, config.settings)
+
+
+class Runner:
+    """One strategy at one desk.
+
+    Args:
+        desk: carries decisions out.
+        strategy: makes them.
+        feed: shows it the market.
+        tell: is told of every decision and what it came to.
+    """
+
+    def __init__(
+        self,
+        desk: TradingDesk,
+        strategy: Strategy,
+        feed: Feed,
+        *,
+        tell: Callable[[Decision, Came], None] = lambda _decision, _came: None,
+    ) -> None:
+        self.desk = desk
+        self.strategy = strategy
+        self.feed = feed
+        self.results: Counter[str] = Counter()
+        self._tell = tell
+        self._stopping = anyio.Event()
+
+    def request_stop(self) -> None:
+        """End after what is being carried out now; may be called from a signal handler."""
+        self._stopping.set()
+
+    async def run(self, *, flat: bool = False, stop_timeout_s: float = 60.0) -> RunResult:
+        """Until the feed ends or :meth:`request_stop`: then end gracefully, and say what is left.
+
+        Nothing new is decided before everything from before is settled (:meth:`TradingDesk.running`).
+        """
+        async with self.desk.running():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._until_stop, tasks.cancel_scope)
+                await self._play()
+                tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                leftover = await self.desk.stop(flat=flat, timeout_s=stop_timeout_s)
+        return RunResult(results=self.results, leftover=leftover)
+
+    async def _until_stop(self, scope: anyio.CancelScope) -> None:
+        await self._stopping.wait()
+        scope.cancel()
+
+    async def _play(self) -> None:
+        limiter = anyio.CapacityLimiter(_AT_ONCE)
+        moments = self.feed.moments(self.strategy.warm_up)
+        async with contextlib.aclosing(moments), anyio.create_task_group() as tasks:
+            async for moment in moments:
+                decisions = self._decide(moment)
+                if moment.is_past:
+                    continue  # made in the past, and carried out then, or too late now
+                for decision in decisions:
+                    tasks.start_soon(self._carry_out, limiter, decision, self._time_of(moment))
+                await anyio.lowlevel.checkpoint()
+
+    def _decide(self, moment: Moment) -> list[Decision]:
+        try:
+            return list(self.strategy.on_candles(moment.candles, self.desk))
+        except Exception:  # noqa: BLE001 - a defect in a strategy must not leave positions without their keepers
+            _log.exception("the strategy failed on the candles of %d", moment.closed_at_ms)
+            self.results["strategy failed"] += 1
+            return []
+
+    def _time_of(self, moment: Moment) -> int:
+        return self.desk.clock.now_ms() if moment.is_recorded else moment.closed_at_ms
+
+    async def _carry_out(self, limiter: anyio.CapacityLimiter, decision: Decision, at_ms: int) -> None:
+        async with limiter:
+            try:
+                came = await self.desk.carry_out(decision, decided_at_ms=at_ms)
+            except Exception:  # noqa: BLE001 - one decision that cannot be carried out keeps no other from it
+                _log.exception("%s could not be carried out", decision.id)
+                self.results["failed"] += 1
+                return
+        self.results[_kind(decision, came)] += 1
+        self._tell(decision, came)
+
+
+def _kind(decision: Decision, came: Came) -> str:
+    what = "pair" if isinstance(decision, TradePair) else type(decision).__name__.lower()
+    return f"{what}: {type(came).__name__}"

@@ -1,0 +1,50 @@
+"""Decisions about trades of several legs: how much to hedge, what to top up, when to give up and unwind."""
+
+from execsafe.core.hedging.checks import check_plan
+from execsafe.core.hedging.decide import decide
+from execsafe.core.hedging.moves import Cancel, End, Learn, Move, Pause, Submit, Turn, Verify, Watch
+from execsafe.core.hedging.quantities import exact_decimal, hedge_target, residual_of, wanted
+from execsafe.core.hedging.values import (
+    Band,
+    FillBands,
+    HedgeLeg,
+    HedgePlan,
+    HedgePolicy,
+    HedgeRecord,
+    HedgeStage,
+    LegExposure,
+    PairRecord,
+    Verdict,
+)
+from execsafe.core.hedging.views import LegView, Reading, exposures
+
+__all__ = [
+    "Band",
+    "Cancel",
+    "End",
+    "FillBands",
+    "HedgeLeg",
+    "HedgePlan",
+    "HedgePolicy",
+    "HedgeRecord",
+    "HedgeStage",
+    "Learn",
+    "LegExposure",
+    "LegView",
+    "Move",
+    "PairRecord",
+    "Pause",
+    "Reading",
+    "Submit",
+    "Turn",
+    "Verdict",
+    "Verify",
+    "Watch",
+    "check_plan",
+    "decide",
+    "exact_decimal",
+    "exposures",
+    "hedge_target",
+    "residual_of",
+    "wanted",
+]

@@ -1,0 +1,1 @@
+"""Decisions about the protection of positions: the record, the plan, and what is told of it."""

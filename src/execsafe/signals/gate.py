@@ -1,0 +1,387 @@
+"""The gate: what arrives is understood, judged, remembered, and executed once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+import attrs
+
+from execsafe.clock import SystemClock
+from execsafe.core.funnel import Funnel, Stage
+from execsafe.core.payloads import read_signal
+from execsafe.core.redaction import redact
+from execsafe.core.signals import (
+    Accept,
+    DeadLetter,
+    Drop,
+    DropReason,
+    SignalPolicy,
+    age_ms,
+    decide,
+    decide_content,
+)
+from execsafe.errors import (
+    AlreadyInFlight,
+    InvalidOrder,
+    LeaseHeld,
+    OutcomeUnknown,
+    StaleFencingToken,
+    StoreError,
+    TradingDenied,
+    UnsupportedByVenue,
+    VenueUnavailable,
+)
+from execsafe.locks import DedupLock, OnBusy
+from execsafe.model.event import Event, EventType
+from execsafe.model.signal import ExecutionMode, Signal
+from execsafe.model.values import check_count, check_seconds, shorten, text_validator
+from execsafe.ports import Clock, Listener, Store
+from execsafe.signals.records import SignalRecord, SignalRecords, SignalState
+from execsafe.signals.work import (
+    DeadLettered,
+    Dropped,
+    Executed,
+    Handled,
+    Pending,
+    Refused,
+    SignalHandler,
+    SignalOutcome,
+    SignalResult,
+    SignalWork,
+    Unfinished,
+    stage_of,
+)
+
+_log = logging.getLogger("execsafe.signals")
+_NAME: Final = text_validator("gate name", 32)
+_NOTE_LENGTH_MAX: Final = 300
+_RESULTS: Final = (Executed, Refused, Pending)
+
+
+class SignalGate:
+    """Lets each signal through once, while it is fresh, and remembers what became of it.
+
+    A signal is recorded before it is executed, and its end when it has ended: a crash in between leads to
+    :attr:`SignalWork.is_resumed`, not to a second execution. Two keys keep signals apart: the *identity* is
+    remembered for ``retention_s``; the *content* (symbol and side) only excludes others while one is in flight.
+
+    Args:
+        store: remembers. Without it nothing is executed.
+        policy: which signals may be executed.
+        name: of this gate; two strategies that both execute the same signals need two names.
+        locks: exclusion while in flight. By default leases in *store*, so that several processes share the work.
+        budget_s: how long one execution may take; then it is cancelled and handed out again. 60 s outlives the
+            patience of one order at most venues.
+        failures_max: how often a handler may fail on one signal before that becomes a dead letter. 3.
+        store_timeout_s: how long one write may take.
+        listeners: told of ``signal_…`` events. One that raises is logged and ignored.
+        clock: source of Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        policy: SignalPolicy | None = None,
+        *,
+        name: str = "signals",
+        locks: DedupLock | None = None,
+        budget_s: float = 60.0,
+        failures_max: int = 3,
+        store_timeout_s: float = 10.0,
+        listeners: Sequence[Listener] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        _NAME(self, "name", name)
+        self.policy: SignalPolicy = policy if policy is not None else SignalPolicy()
+        self.name: str = name
+        self._mode = self.policy.mode
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self._locks = locks if locks is not None else DedupLock(store=store, clock=self.clock)
+        self._turns = DedupLock(clock=self.clock)  # one symbol at a time, within this process
+        self._budget_s = check_seconds(budget_s, "budget_s")
+        self._failures_max = check_count(failures_max, "failures_max")
+        self._records = SignalRecords(
+            store, clock=self.clock, listeners=listeners, store_timeout_s=store_timeout_s, gate=name
+        )
+        self._funnel = Funnel()
+        self._counted: dict[str, Stage] = {}  # how far signals that have not ended were counted
+
+    @property
+    def mode(self) -> ExecutionMode:
+        """What is done with signals that pass; set it at any time. The policy's at first."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: ExecutionMode | str) -> None:
+        self._mode = ExecutionMode(mode)  # a word that is none must not pass for LIVE
+
+    @property
+    def funnel(self) -> Funnel:
+        """Counts by stage since this gate was made; each signal once."""
+        return self._funnel
+
+    async def run(
+        self, payload: Mapping[str, Any], handler: SignalHandler, *, published_at_ms: int | None = None
+    ) -> SignalOutcome:
+        """Understand *payload*, judge it, and have it executed by *handler* if it may be.
+
+        Never raises for anything that the payload, the store or the handler does.
+
+        Args:
+            payload: as received, see :func:`execsafe.core.payloads.read_signal`.
+            handler: executes it.
+            published_at_ms: when the bus took it, by the bus's clock.
+        """
+        found = read_signal(payload, self.policy)
+        if isinstance(found, DeadLetter):
+            return self._reject_unread(found)
+        self._tell(EventType.SIGNAL_RECEIVED, found, note=self.mode, age_ms=age_ms(found, self.clock.now_ms()))
+        return await self._exclusively(found, handler, published_at_ms)
+
+    async def find(self, signal_id: str) -> SignalRecord | None:
+        """What is remembered of a signal; None if it was never accepted, or its retention has passed.
+
+        Raises:
+            StoreError: the store could not be read.
+        """
+        return await self._records.find(self._prefix, signal_id)
+
+    async def resume(self, handler: SignalHandler) -> list[SignalOutcome]:
+        """Go on with every signal that was accepted and has not ended, whatever became of its message.
+
+        Raises:
+            StoreError: the store cannot say which these are.
+        """
+        return [
+            await self._exclusively(record.signal, handler, None)
+            for record in await self._records.unfinished()
+            if (record.mode is ExecutionMode.PAPER) == (self.mode is ExecutionMode.PAPER)
+        ]
+
+    # --- Inside --------------------------------------------------------------------------------------
+
+    @property
+    def _prefix(self) -> str:
+        # What was played on paper was not executed: it is remembered apart.
+        return f"paper:{self.name}" if self.mode is ExecutionMode.PAPER else self.name
+
+    async def _exclusively(self, signal: Signal, handler: SignalHandler, published_at_ms: int | None) -> SignalOutcome:
+        try:
+            async with self._locks.hold(("signal", self._prefix, signal.id)):
+                return await self._run(signal, handler, published_at_ms)
+        except (AlreadyInFlight, StaleFencingToken) as error:
+            return Unfinished(signal=signal, why="in_flight", note=type(error).__name__)
+        except (StoreError, LeaseHeld) as error:
+            self._tell(EventType.SIGNAL_FAILED, signal, note="store", error=type(error).__name__)
+            return Unfinished(signal=signal, why="store", note=type(error).__name__)
+
+    async def _run(self, signal: Signal, handler: SignalHandler, published_at_ms: int | None) -> SignalOutcome:
+        now_ms = self.clock.now_ms()
+        prefix, mode = self._prefix, self.mode
+        record = await self._records.find(prefix, signal.id)
+        seen = None if record is None else record.seen
+        decision = decide(signal, now_ms, self.policy, seen, published_at_ms=published_at_ms, mode=mode)
+        match decision:
+            case DeadLetter():
+                self._count_at_once(Stage.ADAPTED, decision.reason)
+                self._tell(EventType.SIGNAL_DEAD_LETTERED, signal, note=decision.reason, why=decision.note)
+                return DeadLettered(reason=decision.reason, note=decision.note, signal=signal)
+            case Drop():
+                return await self._drop(signal, decision, prefix, now_ms)
+            case Accept() if record is not None:
+                return await self._execute(record, handler, prefix, is_resumed=True)
+        fresh = SignalRecord(
+            gate=self.name,
+            signal=signal,
+            mode=ExecutionMode.PAPER if mode is ExecutionMode.PAPER else ExecutionMode.LIVE,
+            fresh_until_ms=decision.fresh_until_ms,
+            received_at_ms=now_ms,
+            updated_at_ms=now_ms,
+        )
+        return await self._execute(fresh, handler, prefix, is_resumed=False)
+
+    async def _execute(
+        self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
+    ) -> SignalOutcome:
+        signal = record.signal
+        try:
+            async with self._locks.hold(("content", prefix, *signal.content_key)):
+                if not is_resumed:
+                    accepted = await self._accept(record, prefix)
+                    if isinstance(accepted, Dropped):
+                        return accepted
+                    record = accepted
+                self._count(signal.id, Stage.VALIDATED)
+                async with self._turns.hold(signal.symbol, on_busy=OnBusy.WAIT):
+                    return await self._handle(record, handler, prefix, is_resumed=is_resumed)
+        except AlreadyInFlight:
+            if is_resumed:  # most likely the claim of the process that died: it ends by itself
+                return Unfinished(signal=signal, why="in_flight")
+            busy = Drop(reason=DropReason.IN_FLIGHT, note="another signal for this symbol and side is being executed")
+            return await self._drop(signal, busy, prefix, self.clock.now_ms())
+
+    async def _accept(self, record: SignalRecord, prefix: str) -> SignalRecord | Dropped:
+        """Record it as accepted: from here on it is executed, by whomever."""
+        signal, now_ms = record.signal, record.received_at_ms
+        spaced = self.policy.content_interval_ms > 0
+        last = await self._records.content(prefix, signal) if spaced else None
+        too_soon = decide_content(None if last is None else last.at_ms, now_ms, self.policy)
+        if too_soon is not None:
+            return await self._drop(signal, too_soon, prefix, now_ms)
+        event = self._event(EventType.SIGNAL_ACCEPTED, signal, note=record.mode, age_ms=age_ms(signal, now_ms))
+        return await self._records.save(prefix, record, event, content_before=last, notes_content=spaced)
+
+    async def _handle(
+        self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
+    ) -> SignalOutcome:
+        signal = record.signal
+        work = SignalWork(
+            signal=signal,
+            key=f"{prefix}:{signal.id}",
+            fresh_until_ms=record.fresh_until_ms,
+            mode=record.mode,
+            is_resumed=is_resumed,
+        )
+        if work.is_late(self.clock.now_ms()) and not is_resumed:
+            # It waited for its turn. (What was begun before is settled; its unsent entries are refused by their age.)
+            return await self._end(record, Refused(reason=DropReason.STALE, note="it waited too long"), prefix)
+        result = await _result(work, handler, self._budget_s)
+        if isinstance(result, Pending):
+            self._count(signal.id, Stage.ATTEMPTED)
+            return Unfinished(signal=signal, why="pending", note=result.note)
+        if isinstance(result, str):
+            return await self._fail(record, result, prefix)
+        return await self._end(record, result, prefix)
+
+    async def _end(self, record: SignalRecord, result: Executed | Refused, prefix: str) -> SignalOutcome:
+        state, reason = SignalState.EXECUTED, None
+        if isinstance(result, Refused):
+            state, reason = SignalState.REFUSED, result.reason
+        event = self._event(EventType.SIGNAL_HANDLED, record.signal, note=reason or "executed", why=result.note)
+        await self._records.save(prefix, self._ended(record, state, reason, result.note), event)
+        if isinstance(result, Refused):
+            self._count(record.signal.id, stage_of(result))
+            self._count_end(record.signal.id, result.reason)
+        else:
+            self._count(record.signal.id, Stage.OPENED)
+            self._counted.pop(record.signal.id, None)
+        return Handled(signal=record.signal, result=result)
+
+    async def _fail(self, record: SignalRecord, error: str, prefix: str) -> SignalOutcome:
+        failed = attrs.evolve(record, failures=record.failures + 1, note=error, updated_at_ms=self.clock.now_ms())
+        if failed.failures < self._failures_max:
+            event = self._event(EventType.SIGNAL_FAILED, record.signal, note="handler", error=error)
+            await self._records.save(prefix, failed, event)
+            return Unfinished(signal=record.signal, why="failed", note=error)
+        note = f"its handler failed {failed.failures} times, last with {error}"
+        event = self._event(EventType.SIGNAL_DEAD_LETTERED, record.signal, note=DropReason.POISON, why=note)
+        ended = self._ended(failed, SignalState.DEAD_LETTERED, DropReason.POISON, note)
+        await self._records.save(prefix, ended, event)
+        self._count_end(record.signal.id, DropReason.POISON)
+        return DeadLettered(reason=DropReason.POISON, note=note, signal=record.signal)
+
+    async def _drop(self, signal: Signal, drop: Drop, prefix: str, now_ms: int) -> Dropped:
+        """Drops that another look could judge otherwise are remembered; the others judge themselves again."""
+        age = age_ms(signal, now_ms)
+        event = self._event(EventType.SIGNAL_DROPPED, signal, note=drop.reason, age_ms=age, why=shorten(drop.note, 300))
+        if drop.reason in _REMEMBERED:
+            record = SignalRecord(
+                gate=self.name, signal=signal, mode=self.mode, received_at_ms=now_ms, updated_at_ms=now_ms
+            )
+            await self._records.save(prefix, self._ended(record, SignalState.DROPPED, drop.reason, drop.note), event)
+        else:
+            self._records.tell(event)
+        if signal.id in self._counted:  # its execution began here and ended elsewhere
+            self._count_end(signal.id, drop.reason)
+        else:
+            self._count_at_once(Stage.ADAPTED, drop.reason)
+        return Dropped(signal=signal, reason=drop.reason, note=drop.note, age_ms=age)
+
+    def _ended(self, record: SignalRecord, state: SignalState, reason: DropReason | None, note: str) -> SignalRecord:
+        now_ms = self.clock.now_ms()
+        return attrs.evolve(record, state=state, reason=reason, note=note, updated_at_ms=now_ms, ended_at_ms=now_ms)
+
+    # --- Telling and counting ------------------------------------------------------------------------
+
+    def _reject_unread(self, found: DeadLetter) -> DeadLettered:
+        self._count_at_once(Stage.RECEIVED, found.reason)
+        details = {"why": shorten(found.note, 500)}
+        now_ms = self.clock.now_ms()
+        self._records.tell(
+            Event(
+                type=EventType.SIGNAL_DEAD_LETTERED,
+                at_ms=now_ms,
+                subject=self.name,
+                note=found.reason.value,
+                details=details,
+            )
+        )
+        return DeadLettered(reason=found.reason, note=found.note)
+
+    def _tell(self, kind: EventType, signal: Signal, *, note: str, **details: Any) -> None:
+        self._records.tell(self._event(kind, signal, note=note, **details))
+
+    def _event(self, kind: EventType, signal: Signal, *, note: str, **details: Any) -> Event:
+        facts = {"side": signal.side.value, "source": signal.source, "trace_id": signal.trace_id, **details}
+        return Event(
+            type=kind,
+            at_ms=self.clock.now_ms(),
+            subject=signal.id,
+            symbol=signal.symbol,
+            note=str(note),
+            details=facts,
+        )
+
+    def _count(self, signal_id: str, stage: Stage) -> None:
+        """Count a signal in every stage up to *stage* in which it was not counted yet."""
+        known = self._counted.pop(signal_id, None)
+        first = 0 if known is None else _STAGES.index(known) + 1
+        reached = _STAGES[first : _STAGES.index(stage) + 1]
+        for entered in reached:
+            self._funnel = self._funnel.enter(entered)
+        self._counted[signal_id] = stage if reached or known is None else known
+        if len(self._counted) > _COUNTED_MAX:  # ended by other processes, most likely: they stay "pending" here
+            del self._counted[next(iter(self._counted))]
+
+    def _count_end(self, signal_id: str, reason: DropReason) -> None:
+        """It goes no further than where it was counted last."""
+        self._funnel = self._funnel.drop(self._counted.pop(signal_id, Stage.VALIDATED), reason)
+
+    def _count_at_once(self, stage: Stage, reason: DropReason) -> None:
+        """One that came as far as *stage* and no further."""
+        for entered in _STAGES[: _STAGES.index(stage) + 1]:
+            self._funnel = self._funnel.enter(entered)
+        self._funnel = self._funnel.drop(stage, reason)
+
+
+_STAGES: Final = tuple(Stage)
+_COUNTED_MAX: Final = 10_000
+_REMEMBERED: Final = frozenset({DropReason.DRAIN, DropReason.IN_FLIGHT, DropReason.TOO_SOON})
+_NOT_NOW: Final = (AlreadyInFlight, OutcomeUnknown, StoreError, VenueUnavailable, LeaseHeld, StaleFencingToken)
+
+
+async def _result(work: SignalWork, handler: SignalHandler, budget_s: float) -> SignalResult | str:
+    """What the handler came to; text: how it failed."""
+    try:
+        with anyio.move_on_after(budget_s):
+            result: object = await handler(work)  # whatever it really returns
+            return result if isinstance(result, _RESULTS) else f"it returned {type(result).__name__}"
+        return f"no end within {budget_s:g} s"
+    except TradingDenied as error:
+        is_stale = error.context.get("reason") == "stale"
+        return Refused(reason=DropReason.STALE if is_stale else DropReason.DENIED, note=_brief(error))
+    except (InvalidOrder, UnsupportedByVenue) as error:
+        return Refused(reason=DropReason.INVALID_ORDER, note=_brief(error))
+    except _NOT_NOW as error:
+        return Pending(note=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - whatever a handler raises
+        _log.error("the handler failed on signal %s: %s", shorten(work.signal.id, 200), _brief(error))
+        return type(error).__name__[:_NOTE_LENGTH_MAX]
+
+
+def _brief(error: Exception) -> str:
+    # What a venue's client says may hold a signed URL.
+    return redact(f"{type(error).__name__}: {error}")[:_NOTE_LENGTH_MAX]

@@ -1,0 +1,140 @@
+"""``run``, ``resolve`` and ``doctor``: the real ccxt client over HTTP, and what a person is told."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+
+import execsafe
+from execsafe.bot import cli, config, doctor, live
+from execsafe.testing.http import VenueServer
+
+FILE = """
+[venue]
+exchange = "binance"
+[strategy]
+name = "waves"
+symbols = ["BTC/USDT"]
+[run]
+store = "sqlite:///{folder}/bot.db"
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    found = tmp_path / "bot.toml"
+    found.write_text(FILE.format(folder=tmp_path))
+    return found
+
+
+@pytest.fixture
+def no_keys(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("EXECSAFE_"):
+            monkeypatch.delenv(name)
+
+
+def examined(settings, **changes):
+    async def main():
+        async with VenueServer() as server:
+            exchange = server.exchange("binance", **changes)
+            return await doctor.examine(settings, exchange=exchange)
+
+    return {finding.what: finding for finding in asyncio.run(main())}
+
+
+@pytest.mark.row("S2-22")
+def test_the_doctor_finds_a_healthy_venue_healthy(path):
+    found = examined(config.load(path))
+    assert {finding.what for finding in found.values() if finding.is_fine is False} == set()
+    assert found["symbol BTC/USDT"].says.startswith("step 0.00001")
+    assert "USDT" in found["account"].says
+    assert "not there yet" in found["store"].says
+    assert not (path.parent / "bot.db").exists(), "looking creates nothing"
+
+
+def test_the_doctor_says_which_symbol_is_not_listed(path):
+    path.write_text(path.read_text().replace("BTC/USDT", "BTC/USDTT"))
+    found = examined(config.load(path))
+    assert found["symbol BTC/USDTT"].is_fine is False
+    assert "near" in found["symbol BTC/USDTT"].says
+
+
+@pytest.mark.row("S2-22")
+def test_the_doctor_says_that_a_key_is_refused_and_does_not_show_it(path):
+    found = examined(config.load(path), apiKey="canary-key-4711", secret="canary-secret-4711")
+    assert found["account"].is_fine in {False, True}
+    assert "canary" not in " ".join(finding.says for finding in found.values())
+
+
+def test_the_doctor_without_keys_says_where_they_come_from(path, no_keys, capsys):
+    assert cli.main(["doctor", "--config", str(path)]) == 1
+    assert "EXECSAFE_API_KEY" in capsys.readouterr().out
+
+
+def test_run_shows_what_is_in_force(path, no_keys, capsys):
+    assert cli.main(["run", "--config", str(path), "--show"]) == 0
+    out = capsys.readouterr().out
+    assert "sandbox = true" in out
+    assert 'name = "waves"' in out
+
+
+def test_run_without_keys_starts_nothing(path, no_keys, capsys):
+    assert cli.main(["run", "--config", str(path)]) == 2
+    assert "needs apiKey, secret" in capsys.readouterr().err
+    assert not (path.parent / "bot.db").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "resolve", "doctor"])
+def test_a_file_that_is_not_there_is_said_in_one_line(command, tmp_path, capsys):
+    assert cli.main([command, "--config", str(tmp_path / "none.toml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_exchange_in_the_sandbox_talks_to_the_sandbox(path, monkeypatch):
+    monkeypatch.setenv("EXECSAFE_API_KEY", "k")
+    monkeypatch.setenv("EXECSAFE_API_SECRET", "s")
+
+    async def main():
+        exchange = live.make_exchange(config.load(path))
+        try:
+            return str(exchange.urls["api"])
+        finally:
+            await exchange.close()
+
+    assert "testnet" in asyncio.run(main())
+    path.write_text(path.read_text().replace('"binance"', '"binance"\nlive = true\nsandbox = false'))
+    assert "testnet" not in asyncio.run(main())
+    path.write_text(path.read_text().replace('"binance"', '"nobody"'))
+    with pytest.raises(execsafe.InvalidInput, match="no exchange"):
+        asyncio.run(main())
+
+
+def test_resolve_settles_at_the_venue_what_an_earlier_run_left(path):
+    settings = config.load(path)
+
+    async def main():
+        async with VenueServer() as server:
+            exchange = server.exchange("binance")
+            store = execsafe.open_store(settings.run.store)
+            gateway = execsafe.OrderGateway(execsafe.CcxtAdapter(exchange), execsafe.IntentRegistry(store))
+            await store.open()
+            await gateway.submit(
+                execsafe.Intent(key="k", symbol="BTC/USDT", side="buy", quantity="0.01", limit_price="60000")
+            )
+            await store.aclose()
+            return await live.resolve(settings, exchange=exchange)
+
+    leftover = asyncio.run(main())
+    assert leftover.in_doubt == ()
+
+
+def test_the_module_runs_as_a_command(path):
+    done = subprocess.run(
+        [sys.executable, "-m", "execsafe", "run", "--config", str(path), "--show"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "sandbox = true" in done.stdout) == (0, True), done.stderr

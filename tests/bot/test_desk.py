@@ -1,0 +1,188 @@
+"""The desk: decisions in, protected positions and hedged pairs out, on a simulated venue in virtual time."""
+
+from decimal import Decimal
+
+import anyio
+import attrs
+import pytest
+
+import execsafe
+from execsafe import exits, hedging, protection, signals
+from execsafe.bot.desk import PairClosed, TradingDesk
+from execsafe.bot.policy import DeskPolicy
+from execsafe.bot.strategy import Close, Leg, Open, TradePair
+from execsafe.stores.memory import MemoryStore
+from execsafe.testing.adapter import SimAdapter
+from execsafe.testing.clock import VirtualClock
+from execsafe.testing.loop import virtual_backends
+from execsafe.testing.venue import SimVenue, linear
+
+pytestmark = pytest.mark.anyio
+BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
+SIZE = Decimal("0.019")  # of 1000 at a limit of 50,100
+POLICY = DeskPolicy(notional=Decimal(1000), leverage=5)
+
+
+@pytest.fixture(params=[0, 1], ids=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual_backends()[request.param]
+
+
+class World:
+    def __init__(self, policy=POLICY):
+        self.clock = VirtualClock()
+        self.venue = SimVenue([linear("BTC"), linear("ETH")], prices={BTC: 50_000, ETH: 3_000})
+        self.store = MemoryStore()
+        self.policy = policy
+        self.events = []
+
+    def desk(self):
+        adapter = SimAdapter(self.venue, clock=self.clock)
+        return TradingDesk(
+            adapter, self.store, self.policy, symbols=(BTC, ETH), listeners=[self.events.append], clock=self.clock
+        )
+
+    def position(self, symbol=BTC):
+        return self.venue.ledger.position(symbol)
+
+
+@pytest.fixture
+async def world():
+    return World()
+
+
+def wish(number=1, **changes):
+    return Open(**{"id": f"signal-{number}", "symbol": BTC, "side": "long", **changes})
+
+
+async def test_an_open_decision_becomes_a_position_with_a_stop_and_targets(world):
+    async with world.desk().running() as desk:
+        came = await desk.carry_out(wish())
+        assert isinstance(came, signals.Handled), came
+        position = desk.position(BTC)
+        assert position.quantity == world.position() == SIZE
+        [stop] = [order for order in world.venue.open_orders(BTC) if order.request.trigger_price]
+        assert stop.quantity == position.quantity
+        assert stop.request.reduce_only
+        targets = desk.harvester.targets(position.position_id)
+        assert sum(leg.quantity for leg in targets.legs) == position.quantity
+
+
+async def test_the_same_decision_five_times_is_one_position(world):
+    async with world.desk().running() as desk:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(desk.carry_out, wish())
+        await desk.carry_out(wish())
+        assert world.position() == SIZE
+
+
+async def test_targets_are_taken_part_by_part_and_the_stop_covers_the_rest(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        for price in (50_500, 50_800, 51_200):
+            world.venue.set_price(BTC, price, world.clock.now_ms())
+            await anyio.sleep(40)
+        fills = [entry.quantity for entry in world.venue.ledger.fills() if entry.side is execsafe.Side.SELL]
+        assert sum(fills) <= SIZE
+        assert len(fills) >= 2
+        assert all(gap[1] - gap[0] < 10_000 for gap in world.venue.ledger.protection_gaps(BTC))
+
+
+async def test_a_stop_that_triggers_ends_the_position_and_the_book_knows(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish(side="short", symbol=ETH))
+        assert world.position(ETH) < 0
+        world.venue.set_price(ETH, 3_200, world.clock.now_ms())
+        await anyio.sleep(60)
+        assert world.position(ETH) == 0
+        assert desk.position(ETH) is None
+
+
+async def test_a_close_decision_leaves_nothing(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        await desk.carry_out(Close(id="out", symbol=BTC))
+        await anyio.sleep(10)
+        assert world.position() == 0
+        assert world.venue.open_orders(BTC) == []
+        assert isinstance(await desk.carry_out(Close(id="again", symbol=BTC)), execsafe.TradingDenied)
+
+
+async def test_what_is_too_old_or_too_small_or_too_much_is_dropped_with_its_reason(world):
+    world.policy = attrs.evolve(POLICY, positions_max=1)
+    async with world.desk().running() as desk:
+        old = await desk.carry_out(wish(1), decided_at_ms=world.clock.now_ms() - 301_000)
+        assert isinstance(old, signals.Dropped)
+        assert old.reason is execsafe.DropReason.STALE
+        await desk.carry_out(wish(2))
+        second = await desk.carry_out(wish(3, symbol=ETH))
+        assert second.result.reason is execsafe.DropReason.RISK
+    world.policy = attrs.evolve(POLICY, notional=Decimal(1))
+    async with world.desk().running() as desk:
+        small = await desk.carry_out(wish(4, symbol=ETH))
+        assert small.result.reason is execsafe.DropReason.SIZE
+
+
+async def test_a_pair_is_hedged_by_what_filled_and_closed_by_what_is_held(world):
+    world.policy = attrs.evolve(POLICY, stop_positions=False)
+
+    def pair(number, side, closes=None):
+        other = execsafe.Side(side).opposite
+        lead = Leg(
+            symbol=BTC, side=execsafe.Side(side), quantity=Decimal("0.1"),
+            limit_price=Decimal(51_000 if side == "buy" else 49_000),
+            reverse_price=Decimal(49_000 if side == "buy" else 51_000),
+        )  # fmt: skip
+        hedge = Leg(
+            symbol=ETH, side=other, quantity=Decimal("1.5"),
+            limit_price=Decimal(2_900 if side == "buy" else 3_100),
+            reverse_price=Decimal(3_100 if side == "buy" else 2_900),
+        )  # fmt: skip
+        return TradePair(id=f"pair-{number}", lead=lead, hedge=hedge, closes=closes)
+
+    async with world.desk().running() as desk:
+        assert isinstance(await desk.carry_out(pair(1, "buy")), hedging.Executed)
+        assert (world.position(BTC), world.position(ETH)) == (Decimal("0.1"), Decimal("-1.5"))
+        closed = await desk.carry_out(pair(2, "sell", closes="pair-1"))
+        assert isinstance(closed, PairClosed)
+        assert all(isinstance(leg, exits.Exited) for leg in closed.legs)
+        assert (world.position(BTC), world.position(ETH)) == (0, 0)
+        nothing = await desk.carry_out(pair(3, "sell", closes="never"))
+        assert isinstance(nothing, execsafe.TradingDenied)
+
+
+@pytest.mark.row("S2-03")
+async def test_a_graceful_stop_ends_flat_or_says_what_is_left(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        kept = await desk.stop(flat=False)
+        assert [position.symbol for position in kept.positions] == [BTC]
+        dropped = await desk.carry_out(wish(2, symbol=ETH))
+        assert dropped.reason is execsafe.DropReason.DRAIN
+        assert (await desk.stop(flat=True)).is_nothing
+        assert world.position() == 0
+
+
+async def test_a_desk_takes_up_what_another_one_left(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        held = desk.position(BTC)
+    async with world.desk().running() as desk:
+        assert desk.position(BTC).position_id == held.position_id
+        assert desk.harvester.targets(held.position_id) is not None
+        record = desk.protection.protection(held.position_id)
+        assert record.state is protection.ProtectionState.STOP
+        assert isinstance(await desk.carry_out(wish()), signals.Dropped)
+        assert world.position() == SIZE
+
+
+@pytest.mark.row("X-01", "S0-02", "S0-03")
+async def test_the_parts_share_one_registry_one_book_and_one_store(world):
+    """No part has a private copy of what another one knows."""
+    desk = world.desk()
+    owners = desk.gateway, desk.opener.gateway, desk.exits.gateway, desk.book, desk
+    registries = {id(owner.registry) for owner in owners}
+    books = {id(book) for book in (desk.book, desk.protection.book)}
+    stores = {id(part.store) for part in (desk, desk.registry, desk.book)}
+    assert (len(registries), len(books), len(stores)) == (1, 1, 1)

@@ -1,0 +1,121 @@
+"""A whole run: candles in, positions out, an orderly end; and the commands around it."""
+
+from decimal import Decimal
+
+import anyio
+import pytest
+
+import execsafe
+from execsafe.bot import config as configuration
+from execsafe.bot.candles import Candle
+from execsafe.bot.desk import TradingDesk
+from execsafe.bot.feed import RecordedFeed
+from execsafe.bot.policy import DeskPolicy
+from execsafe.bot.runner import Runner, make_strategy
+from execsafe.bot.strategy import Close, Open, Strategy
+from execsafe.stores.memory import MemoryStore
+from execsafe.testing.adapter import SimAdapter
+from execsafe.testing.clock import VirtualClock
+from execsafe.testing.loop import virtual_backends
+from execsafe.testing.venue import SimVenue, linear
+
+BTC = "BTC/USDT:USDT"
+MINUTE = 60_000
+
+
+@pytest.fixture(params=[0, 1], ids=["asyncio", "trio"])
+def anyio_backend(request):
+    return virtual_backends()[request.param]
+
+
+class Steps(Strategy):
+    """Opens at its second candle, closes at its sixth, and fails at the fourth."""
+
+    warm_up = 1
+
+    def __init__(self, symbols, settings):
+        super().__init__(symbols, settings)
+        self.seen = 0
+
+    def on_candles(self, candles, desk):
+        self.seen += 1
+        if self.seen in {1, 2}:
+            yield Open(id=f"open-{self.seen}", symbol=BTC, side="long")
+        if self.seen == 4:
+            raise ZeroDivisionError
+        if self.seen == 6:
+            yield Close(id="close", symbol=BTC)
+
+
+class World:
+    def __init__(self, strategy):
+        self.clock = VirtualClock()
+        self.venue = SimVenue([linear("BTC")], prices={BTC: 50_000})
+        self.told = []
+        desk = TradingDesk(
+            SimAdapter(self.venue, clock=self.clock), MemoryStore(), DeskPolicy(notional=Decimal(1000)),
+            symbols=(BTC,), clock=self.clock,
+        )  # fmt: skip
+        candles = {BTC: [Candle(n * MINUTE, Decimal(50_000)) for n in range(9)]}
+        feed = RecordedFeed(candles, interval_ms=MINUTE, pause_s=30.0)
+        self.runner = Runner(desk, strategy, feed, tell=lambda decision, came: self.told.append((decision.id, came)))
+
+
+@pytest.mark.anyio
+async def test_a_strategy_that_fails_once_goes_on_and_what_it_decided_is_carried_out():
+    world = World(Steps((BTC,), {}))
+    result = await world.runner.run()
+    assert result.leftover.is_nothing
+    assert [name for name, _ in world.told] == ["open-2", "close"], "what was decided while warming up is not done"
+    assert result.results["strategy failed"] == 1
+    assert world.venue.ledger.position(BTC) == 0
+    assert len(world.venue.ledger.fills()) == 2
+
+
+@pytest.mark.anyio
+async def test_a_stop_in_the_middle_ends_flat_when_that_is_asked_for():
+    world = World(Steps((BTC,), {}))
+    ends = []
+
+    async def run():
+        ends.append(await world.runner.run(flat=True))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await anyio.sleep(80)
+        assert world.venue.ledger.position(BTC) > 0
+        world.runner.request_stop()
+    assert ends[0].leftover.is_nothing
+    assert world.venue.ledger.position(BTC) == 0
+
+
+@pytest.mark.anyio
+async def test_a_stop_that_keeps_says_what_it_keeps():
+    world = World(Steps((BTC,), {}))
+    ends = []
+
+    async def run():
+        ends.append(await world.runner.run())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await anyio.sleep(80)
+        world.runner.request_stop()
+    [position] = ends[0].leftover.positions
+    assert position.quantity == world.venue.ledger.position(BTC) > 0
+    assert any(order.request.trigger_price for order in world.venue.open_orders(BTC)), "its stop stays"
+
+
+def strategy(name, **more):
+    return configuration.StrategyConfig(name=name, symbols=(BTC,), **more)
+
+
+def test_strategies_are_found_by_name_or_by_module():
+    assert type(make_strategy(strategy("waves"))).__name__ == "Waves"
+    assert type(make_strategy(strategy("execsafe.bot.waves:Waves"))).__name__ == "Waves"
+
+
+@pytest.mark.parametrize("name", ["wave", "no.such.module:X", "execsafe.bot.waves:Nothing", "json:JSONDecoder"])
+def test_a_strategy_that_is_none_is_refused(name):
+    with pytest.raises(execsafe.InvalidInput):
+        make_strategy(strategy(name))
