@@ -112,6 +112,9 @@ async def world():
     return World()
 
 
+PERPETUAL = "BTC/USDT:USDT"
+
+
 def intent(key: str = "k", **changes) -> Intent:
     return Intent(**{"key": key, "symbol": "BTC/USDT", "side": "buy", "quantity": 1, "limit_price": 100, **changes})
 
@@ -1015,7 +1018,7 @@ async def test_g12_a_journal_that_fails_after_sending_leaves_the_outcome_unknown
 async def test_g12_an_exit_goes_out_once_without_a_journal(world):
     """Not being able to close a position is the greater harm; a second one for the same key is never sent."""
     world.store.is_down = True
-    exits = intent(reduce_only=True)
+    exits = intent(symbol=PERPETUAL, reduce_only=True)
     outcome = await world.gateway.submit(exits)
     assert isinstance(outcome, Accepted)
     for _ in range(3):
@@ -1030,7 +1033,7 @@ async def test_g12_an_exit_that_went_out_without_a_journal_is_looked_for_once_th
     """The same key with the store back: journalled as sent, looked for, and sent only if proven absent."""
     world.store.is_down = True
     world.adapter.creates.append(fate)
-    exits = intent(reduce_only=True)
+    exits = intent(symbol=PERPETUAL, reduce_only=True)
     await world.gateway.submit(exits)
     world.store.is_down = False
     outcome = await world.gateway.submit(exits)
@@ -1047,7 +1050,7 @@ async def test_g12_an_exit_goes_out_although_a_store_that_never_waits_is_closed(
     with pytest.raises(StoreUnavailable):
         await gateway.submit(intent(key="entry"))
     assert world.orders == []
-    assert isinstance(await gateway.submit(intent(reduce_only=True)), Accepted)
+    assert isinstance(await gateway.submit(intent(symbol=PERPETUAL, reduce_only=True)), Accepted)
     assert len(world.orders) == 1
 
 
@@ -1067,7 +1070,16 @@ async def test_g5_a_repeat_on_a_store_that_never_waits_is_answered_from_it(world
 async def test_g12_an_exit_that_the_venue_rejects_without_a_journal_is_rejected(world):
     world.store.is_down = True
     world.adapter.creates.append(REJECTED)
-    assert isinstance(await world.gateway.submit(intent(reduce_only=True)), Rejected)
+    assert isinstance(await world.gateway.submit(intent(symbol=PERPETUAL, reduce_only=True)), Rejected)
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_on_spot_nothing_goes_out_without_a_journal(world):
+    """No venue stops a second sale there: what the next process does not know of, it would sell again."""
+    world.store.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await world.gateway.submit(intent(reduce_only=True))
+    assert world.adapter.sent == []
 
 
 @pytest.mark.guarantee(12)
@@ -1075,7 +1087,7 @@ async def test_g12_the_policy_can_forbid_exits_without_a_journal():
     world = World(policy=attrs.evolve(POLICY, exits_without_journal=False))
     world.store.is_down = True
     with pytest.raises(StoreUnavailable):
-        await world.gateway.submit(intent(reduce_only=True))
+        await world.gateway.submit(intent(symbol=PERPETUAL, reduce_only=True))
     assert world.adapter.sent == []
 
 

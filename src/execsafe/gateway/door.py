@@ -280,7 +280,7 @@ class OrderGateway:
                 raise self._in_flight_elsewhere(intent) from error
             return await self._revisit(existing, join=join)
         except StoreError:
-            if not (intent.reduce_only and self.policy.exits_without_journal):
+            if not self.policy.goes_without_journal(intent):
                 raise
             return await self._exit_without_journal(record)
         return _end_of(journey)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from execsafe.core.ghosts import default_patience_s
+from execsafe.model.intent import Intent
 from execsafe.model.values import check_count, check_seconds
 from execsafe.model.venue import Expiry, VenueProfile
 
@@ -23,9 +24,10 @@ class GatewayPolicy:
             a proof at this venue (time-out + expiry window + skew + read lag + 15 s).
         attempts_max: how many attempts may be made, counting the first. 4.
         confirm_acks: read the order once when the venue's answer to create does not say what became of it.
-        exits_without_journal: when the store fails, still send *reduce-only* orders, once per key and process.
-            They cannot add exposure, and not being able to close a position is the greater harm. New entries are
-            never sent without the journal, cancels always may be.
+        exits_without_journal: when the store fails, still send *reduce-only* orders of contracts, once per key and
+            process. The venue itself sees to it that they cannot add exposure, and not being able to close a position
+            is the greater harm. Entries, and whatever sells on spot, are never sent without the journal; cancels always
+            may be.
     """
 
     request_timeout_s: float = 10.0
@@ -44,6 +46,13 @@ class GatewayPolicy:
     def patience_for(self, profile: VenueProfile) -> float:
         """The patience at one venue, in seconds."""
         return default_patience_s(profile, self.request_timeout_s) if self.patience_s is None else self.patience_s
+
+    def goes_without_journal(self, intent: Intent) -> bool:
+        """Whether this order may go out although it cannot be written down. Not on spot, where nothing stops a second.
+
+        A spot sale that nobody remembers could be made again by the next process, out of what belongs to others.
+        """
+        return self.exits_without_journal and intent.reduce_only and ":" in intent.symbol
 
     def lease_ttl_ms(self, profile: VenueProfile) -> int:
         """A lease outlives one request: until it can no longer be signed, or no longer land, with a margin."""
