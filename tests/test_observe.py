@@ -1,4 +1,4 @@
-"""Hooks: what happens is logged, counted and traced, without secrets, without bound labels, without being in the way."""
+"""Hooks: what happens is logged, counted and traced; no secrets, no labels without bound, nothing in the way."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_disabled_level_costs_nothing_and_says_nothing(caplog):
 def test_keywords_are_fine_and_a_percent_sign_is_text(caplog):
     """The standard library raises TypeError on the first line; this is what the second one does instead."""
     with pytest.raises(TypeError):
-        logging.getLogger("bot").info("sent", symbol="BTC/USDT")
+        logging.getLogger("bot").error("sent", symbol="BTC/USDT")
     log = StructLog("bot", account="a").bind(leg="x")
     with caplog.at_level(logging.DEBUG, logger="bot"):
         for name in ("debug", "info", "warning", "error", "critical"):
@@ -212,10 +212,10 @@ class Meter:
                 key = (name, *sorted(attributes.items()))
                 meter.values[key] = meter.values.get(key, 0) + amount
 
-            def set(self, amount, attributes):
+            def put(self, amount, attributes):
                 meter.values[(name, *sorted(attributes.items()))] = amount
 
-            record = set
+            set = record = put
 
         return Instrument()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from execsafe.buses.memory import MemoryBus
     from execsafe.clock import SystemClock
     from execsafe.core.prices import PricePolicy
+    from execsafe.core.safety import DenyReason
     from execsafe.core.signals import DropReason, SignalPolicy
     from execsafe.core.trailing import TrailingPolicy
     from execsafe.errors import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from execsafe.exits import ApprovalGate, ExitManager, ExitPolicy
     from execsafe.gateway import Accepted, GatewayPolicy, NeverPlaced, OrderGateway, Rejected, SubmitOutcome, Unknown
     from execsafe.ghosts import GhostOrderResolver, LookPolicy
+    from execsafe.health import HealthMonitor, HealthPolicy
     from execsafe.hedging import FillBands, HedgeLeg, HedgePlan, HedgePolicy, PartialFillHedger
     from execsafe.intents import IntentRegistry
     from execsafe.levels import AdaptiveLevels, Levels, LevelsPolicy, PnlTracker
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from execsafe.model.venue import Dedup, Expiry, IdEncoding, IdRule, LookUp, VenueProfile, View
     from execsafe.ports import Clock, Durability, ExchangeAdapter, Listener, OrderRef, PreTradeCheck, Store
     from execsafe.positions import PositionBook
+    from execsafe.pretrade import PreTradeChecks, PreTradePolicy
     from execsafe.prices import NoPrice, Price, PriceBoard
     from execsafe.protection import (
         EntryPlan,
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
         StopRule,
     )
     from execsafe.retention import TTLStore
+    from execsafe.safety import SafetyMonitor, SafetyPolicy, TradingState
     from execsafe.signals import SignalConsumer, SignalGate
     from execsafe.sizing import PositionSizer, SizingPolicy
     from execsafe.stores import open_store
@@ -102,6 +106,7 @@ _HOMES = {
     "execsafe.buses.memory": ("MemoryBus",),
     "execsafe.clock": ("SystemClock",),
     "execsafe.core.prices": ("PricePolicy",),
+    "execsafe.core.safety": ("DenyReason",),
     "execsafe.core.signals": ("DropReason", "SignalPolicy"),
     "execsafe.core.trailing": ("TrailingPolicy",),
     "execsafe.errors": (
@@ -144,6 +149,7 @@ _HOMES = {
         "Unknown",
     ),
     "execsafe.ghosts": ("GhostOrderResolver", "LookPolicy"),
+    "execsafe.health": ("HealthMonitor", "HealthPolicy"),
     "execsafe.hedging": ("FillBands", "HedgeLeg", "HedgePlan", "HedgePolicy", "PartialFillHedger"),
     "execsafe.intents": ("IntentRegistry",),
     "execsafe.levels": ("AdaptiveLevels", "Levels", "LevelsPolicy", "PnlTracker"),
@@ -175,6 +181,7 @@ _HOMES = {
     "execsafe.model.venue": ("Dedup", "Expiry", "IdEncoding", "IdRule", "LookUp", "VenueProfile", "View"),
     "execsafe.ports": ("Clock", "Durability", "ExchangeAdapter", "Listener", "OrderRef", "PreTradeCheck", "Store"),
     "execsafe.positions": ("PositionBook",),
+    "execsafe.pretrade": ("PreTradeChecks", "PreTradePolicy"),
     "execsafe.prices": ("NoPrice", "Price", "PriceBoard"),
     "execsafe.protection": (
         "EntryPlan",
@@ -185,6 +192,7 @@ _HOMES = {
         "StopRule",
     ),
     "execsafe.retention": ("TTLStore",),
+    "execsafe.safety": ("SafetyMonitor", "SafetyPolicy", "TradingState"),
     "execsafe.signals": ("SignalConsumer", "SignalGate"),
     "execsafe.sizing": ("PositionSizer", "SizingPolicy"),
     "execsafe.stores": ("open_store",),
@@ -212,6 +220,7 @@ __all__ = [
     "Clock",
     "Dedup",
     "DedupLock",
+    "DenyReason",
     "DropReason",
     "Durability",
     "EntryPlan",
@@ -230,6 +239,8 @@ __all__ = [
     "GatewayPolicy",
     "GhostOrderResolver",
     "GuardedExchange",
+    "HealthMonitor",
+    "HealthPolicy",
     "HedgeLeg",
     "HedgePlan",
     "HedgePolicy",
@@ -283,6 +294,8 @@ __all__ = [
     "PositionSide",
     "PositionSizer",
     "PreTradeCheck",
+    "PreTradeChecks",
+    "PreTradePolicy",
     "Price",
     "PriceBoard",
     "PriceFraction",
@@ -291,6 +304,8 @@ __all__ = [
     "ProtectionPolicy",
     "Quote",
     "Rejected",
+    "SafetyMonitor",
+    "SafetyPolicy",
     "Side",
     "Signal",
     "SignalConsumer",
@@ -317,6 +332,7 @@ __all__ = [
     "SystemClock",
     "TTLStore",
     "TradingDenied",
+    "TradingState",
     "TrailingPolicy",
     "Unavailable",
     "Unknown",

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-import anyio
 import attrs
 
+from execsafe.buses.telling import tell
 from execsafe.clock import SystemClock
 from execsafe.core import transitions
 from execsafe.core.narration import narrate
@@ -19,6 +19,7 @@ from execsafe.model.intent import TERMINAL, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport
 from execsafe.model.values import check_seconds
 from execsafe.ports import Batch, Clock, Lease, LeaseRequest, Listener, Put, Store, Stored
+from execsafe.stores.commits import commit_shielded
 
 _log = logging.getLogger("execsafe.intents")
 COLLECTION: Final = "intents"
@@ -282,21 +283,11 @@ class IntentRegistry:
         return stored, lease
 
     async def _write(self, batch: Batch) -> Lease | None:
-        if self._never_waits:
-            return await self.store.commit(batch)
-        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
-        with anyio.move_on_after(self._store_timeout_s, shield=True):
-            return await self.store.commit(batch)
-        raise StoreUnavailable(f"the store did not answer within {self._store_timeout_s} s")
+        return await commit_shielded(self.store, batch, timeout_s=self._store_timeout_s)
 
     def tell(self, events: Sequence[Event]) -> None:
         """Tell the listeners; one that raises never disturbs order flow."""
-        for listener in self._listeners:
-            for event in events:
-                try:
-                    listener(event)
-                except Exception:  # noqa: BLE001 - whatever a listener raises
-                    _log.exception("a listener failed on %s", event.type.value)
+        tell(self._listeners, *events)
 
     def note(self, kind: EventType, intent: Intent) -> None:
         """Tell the listeners of something that changes no record (it is not stored)."""

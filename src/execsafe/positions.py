@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 import anyio
 import attrs
 
+from execsafe.buses.telling import tell
 from execsafe.core.evidence import Growth, OrderEvidence, evidence_of, evidence_of_execution
 from execsafe.core.positions import ChangeKind, Chapter, Page, PositionChange, absorb, changes, fold, learn
 from execsafe.errors import StoreCorrupt, StoreUnavailable, VersionConflict
@@ -22,6 +23,7 @@ from execsafe.model.position import Execution, Position
 from execsafe.model.values import Params, check_seconds, plain
 from execsafe.ports import Batch, Clock, Listener, Put, Store, StoredEvent
 from execsafe.stores.codec import register
+from execsafe.stores.commits import commit_shielded
 
 _log = logging.getLogger("execsafe.positions")
 COLLECTION: Final = "positions"
@@ -276,11 +278,7 @@ class PositionBook:
         return Put(collection=ABSORBED, key=key, value=order, version=version, is_open=False, ended_at_ms=now_ms)
 
     async def _commit(self, batch: Batch) -> None:
-        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
-        with anyio.move_on_after(self._store_timeout_s, shield=True):
-            await self.store.commit(batch)
-            return
-        raise StoreUnavailable(f"the store did not answer within {self._store_timeout_s} s")
+        await commit_shielded(self.store, batch, timeout_s=self._store_timeout_s)
 
     async def _stored(self, account: str, symbol: str) -> _Open:
         stored = await self.store.find(COLLECTION, _key(account, symbol))
@@ -325,12 +323,7 @@ class PositionBook:
                 _log.exception("a subscriber failed on %s", change.kind.value)
 
     def _tell(self, events: Sequence[Event]) -> None:
-        for listener in self._listeners:
-            for event in events:
-                try:
-                    listener(event)
-                except Exception:  # noqa: BLE001 - whatever a listener raises
-                    _log.exception("a listener failed on %s", event.type.value)
+        tell(self._listeners, *events)
 
 
 def _key(account: str, symbol: str) -> str:

@@ -10,7 +10,7 @@ import anyio
 import attrs
 from anyio.abc import TaskStatus
 
-from execsafe.buses._telling import tell
+from execsafe.buses.telling import tell
 from execsafe.clock import SystemClock
 from execsafe.core.positions import PositionChange
 from execsafe.core.prices import (

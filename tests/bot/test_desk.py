@@ -186,3 +186,22 @@ async def test_the_parts_share_one_registry_one_book_and_one_store(world):
     books = {id(book) for book in (desk.book, desk.protection.book)}
     stores = {id(part.store) for part in (desk, desk.registry, desk.book)}
     assert (len(registries), len(books), len(stores)) == (1, 1, 1)
+
+
+async def test_a_spread_that_is_too_wide_opens_nothing_and_closes_all_the_same(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        world.venue.set_book(ETH, [(2_990, 100)], [(3_010, 100)])
+        wide = await desk.carry_out(wish(2, symbol=ETH))
+        assert wide.result.reason is execsafe.DropReason.DENIED
+        assert world.position(ETH) == 0
+
+
+async def test_a_halted_desk_opens_nothing_protects_and_closes(world):
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        await desk.safety.set(execsafe.TradingState.HALTED, note="by hand")
+        refused = await desk.carry_out(wish(2, symbol=ETH))
+        assert refused.result.reason is execsafe.DropReason.DENIED
+        await desk.carry_out(Close(id="out", symbol=BTC))
+        assert (world.position(BTC), world.position(ETH)) == (0, 0)

@@ -83,8 +83,12 @@ class TradingDesk:
         self.symbols: tuple[str, ...] = tuple(symbols)
         self.clock: execsafe.Clock = clock if clock is not None else execsafe.SystemClock()
         self._instruments: dict[str, execsafe.Instrument] = {}
-        self._assemble_orders(tuple(checks), tuple(listeners))
-        self._assemble_positions(tuple(listeners))
+        self.safety: execsafe.SafetyMonitor = execsafe.SafetyMonitor(
+            store, clock=self.clock, policy=self.policy.safety, listeners=listeners
+        )
+        told = (self.safety.on_event, *listeners)
+        self._assemble_orders(tuple(checks), told)
+        self._assemble_positions(told)
         self._assemble_decisions()
 
     def _assemble_orders(self, checks: tuple[execsafe.PreTradeCheck, ...], told: tuple[execsafe.Listener, ...]) -> None:
@@ -99,12 +103,20 @@ class TradingDesk:
         )
         self.reader: execsafe.VenueReader = execsafe.VenueReader(adapter, clock=self.clock, request_timeout_s=timeout_s)
         self.gate: execsafe.SignalGate = execsafe.SignalGate(store, p.signals, clock=self.clock, listeners=told)
+        self.pretrade: execsafe.PreTradeChecks = execsafe.PreTradeChecks(
+            self.reader,
+            policy=p.pretrade,
+            registry=self.registry,
+            positions=self.book,
+            account=p.account,
+            listeners=told,
+        )
         self.gateway: execsafe.OrderGateway = execsafe.OrderGateway(
             adapter,
             self.registry,
             policy=p.gateway,
             looks=p.looks,
-            checks=(signals.ModeCheck(lambda: self.gate.mode), *checks),
+            checks=(signals.ModeCheck(lambda: self.gate.mode), *checks, self.pretrade, self.safety),
         )
 
     def _assemble_positions(self, told: tuple[execsafe.Listener, ...]) -> None:
@@ -152,6 +164,8 @@ class TradingDesk:
             instrument=self.instrument,
             policy=p,
         )
+        self.handler: signals.SignalHandler = self.openings.handle
+        """Who goes on with signals that are unfinished; set it to a ``Wave`` that lets through what is needed only."""
 
     # --- what a strategy may look at -------------------------------------------------------------
 
@@ -200,7 +214,7 @@ class TradingDesk:
         await self.book.catch_up()
         for step in (self.hedger.recover, self.opener.recover, *self._protected(), self.exits.recover):
             await _or_later(step)
-        await _or_later(lambda: self.gate.resume(self.openings.handle))
+        await _or_later(lambda: self.gate.resume(self.handler))
         await self.book.catch_up()
         return recovery.unresolved
 
@@ -231,6 +245,8 @@ class TradingDesk:
         for symbol in self.symbols:
             self._instruments[symbol] = await self.adapter.prepare(symbol)
         await self.book.open()
+        await self.safety.open(self.registry)
+        await self.safety.self_check(self.reader)
         await self.harvester.open()
 
     def _protected(self) -> tuple[Callable[[], Awaitable[object]], ...]:
@@ -238,12 +254,13 @@ class TradingDesk:
 
     def _loops(self) -> tuple[_Loop, ...]:
         stops = (self.protection.run, self.harvester.run) if self.policy.stop_positions else ()
-        return (*stops, self.exits.run, self.prices.run, self._settle_often, self._sweep_often)
+        return (*stops, self.exits.run, self.prices.run, self.safety.run, self._settle_often, self._sweep_often)
 
     async def _settle_often(self) -> None:
         while True:
             await anyio.sleep(self.policy.settle_s)
-            await _or_later(self._settle_doubts)
+            for step in (self._recover_orders, self.hedger.recover, self.opener.recover, self._resume_signals):
+                await _or_later(step)
 
     async def _sweep_often(self) -> None:
         while True:  # at once, too: a bot that is started anew every hour sweeps as well
@@ -270,11 +287,11 @@ class TradingDesk:
         self.registry.tell([swept])
         return removed
 
-    async def _settle_doubts(self) -> None:
+    async def _recover_orders(self) -> None:
         await self.gateway.recover(self.policy.account)
-        await self.hedger.recover()
-        await self.opener.recover()
-        await self.gate.resume(self.openings.handle)
+
+    async def _resume_signals(self) -> None:
+        await self.gate.resume(self.handler)
 
     # --- decisions -------------------------------------------------------------------------------
 
@@ -372,5 +389,7 @@ async def _or_later(step: Callable[[], Awaitable[object]]) -> None:
     """A pass that fails is told and comes again: one part that cannot be asked now keeps no other from its work."""
     try:
         await step()
+    except execsafe.AlreadyInFlight as error:
+        _log.debug("%s: %s", getattr(step, "__qualname__", "a pass"), error)  # another caller is at it
     except execsafe.ExecsafeError as error:
         _log.warning("%s: %s; it comes again", getattr(step, "__qualname__", "a pass"), error)

@@ -46,6 +46,8 @@ class DeskPolicy:
     protection: execsafe.ProtectionPolicy = attrs.Factory(execsafe.ProtectionPolicy)
     trailing: execsafe.TrailingPolicy | None = attrs.Factory(execsafe.TrailingPolicy)
     prices: execsafe.PricePolicy = attrs.Factory(execsafe.PricePolicy)
+    pretrade: execsafe.PreTradePolicy = attrs.Factory(execsafe.PreTradePolicy)
+    safety: execsafe.SafetyPolicy = attrs.Factory(execsafe.SafetyPolicy)
 
     def __attrs_post_init__(self) -> None:
         """Refuse to forget what must still be recognised."""

@@ -13,10 +13,11 @@ import execsafe
 from execsafe import exits
 from execsafe.levels import HarvestLeg
 from execsafe.ports import Batch, Put
-from execsafe.stores import register
+from execsafe.stores import commit_shielded, register
 
 _log = logging.getLogger("execsafe.bot.targets")
 _COLLECTION = "bot_targets"
+_STORE_TIMEOUT_S = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -151,8 +152,7 @@ class Harvester:
             is_open=targets.is_open,
             ended_at_ms=None if targets.is_open else now_ms,
         )
-        with anyio.CancelScope(shield=True):
-            await self._store.commit(Batch(now_ms=now_ms, puts=(put,)))
+        await commit_shielded(self._store, Batch(now_ms=now_ms, puts=(put,)), timeout_s=_STORE_TIMEOUT_S)
         if targets.is_open:
             self._known[targets.position_id] = targets, version + 1
         else:

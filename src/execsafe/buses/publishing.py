@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from execsafe.buses import Bus
-from execsafe.buses._telling import tell
+from execsafe.buses.telling import tell
 from execsafe.clock import SystemClock
 from execsafe.core.payloads import envelope_fields
 from execsafe.errors import InvalidInput

@@ -7,15 +7,16 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-import anyio
 import attrs
 
+from execsafe.buses.telling import tell
 from execsafe.core.exits import ExitRecord
-from execsafe.errors import StoreCorrupt, StoreUnavailable
+from execsafe.errors import StoreCorrupt
 from execsafe.model.event import Event
 from execsafe.model.position import PositionKey
 from execsafe.ports import Batch, Clock, Lease, Listener, Put, Store, Stored
 from execsafe.stores.codec import register
+from execsafe.stores.commits import commit_shielded
 
 _log = logging.getLogger("execsafe.exits")
 COLLECTION: Final = "exits"
@@ -73,14 +74,7 @@ class ExitJournal:
         return stored
 
     async def _commit(self, batch: Batch) -> None:
-        if self.store.never_waits:
-            await self.store.commit(batch)
-            return
-        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
-        with anyio.move_on_after(self._timeout_s, shield=True):
-            await self.store.commit(batch)
-            return
-        raise StoreUnavailable(f"the store did not answer within {self._timeout_s} s")
+        await commit_shielded(self.store, batch, timeout_s=self._timeout_s)
 
     def _remember(self, record: ExitRecord) -> None:
         if record.state.is_terminal:
@@ -90,12 +84,7 @@ class ExitJournal:
 
     def tell(self, *events: Event) -> None:
         """Tell the listeners; one that raises never disturbs an exit."""
-        for listener in self._listeners:
-            for event in events:
-                try:
-                    listener(event)
-                except Exception:  # noqa: BLE001 - whatever a listener raises
-                    _log.exception("a listener failed on %s", event.type.value)
+        tell(self._listeners, *events)
 
 
 def _record(stored: Stored) -> ExitRecord:

@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 import attrs
 
+from execsafe.buses.telling import tell
 from execsafe.core.hedging import (
     HedgePlan,
     HedgePolicy,
@@ -27,7 +28,6 @@ from execsafe.errors import (
 from execsafe.gateway import OrderGateway
 from execsafe.hedging.benches import Bench, positions_of
 from execsafe.hedging.journal import Entry, HedgeJournal
-from execsafe.hedging.passes import tell
 from execsafe.hedging.results import Deduplicated, HedgeResult, SettledResult, in_the_dark, result_of
 from execsafe.hedging.runner import PlanRunner
 from execsafe.locks import DedupLock, OnBusy

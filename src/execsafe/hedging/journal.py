@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
 
-import anyio
 import attrs
 
 from execsafe.core.hedging import HedgeLeg, HedgePlan, HedgeRecord, PairRecord, Verdict
@@ -18,6 +17,7 @@ from execsafe.model.order import ZERO, Side
 from execsafe.model.values import EXACT
 from execsafe.ports import Batch, Clock, Put, Store, Stored
 from execsafe.stores.codec import register
+from execsafe.stores.commits import commit_shielded
 
 PLANS: Final = "hedges"
 PAIRS: Final = "hedge_pairs"
@@ -170,14 +170,7 @@ class HedgeJournal:
         return Entry(record, entry.version + 1)
 
     async def _write(self, batch: Batch) -> None:
-        if self.store.never_waits:
-            await self.store.commit(batch)
-            return
-        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
-        with anyio.move_on_after(self._timeout_s, shield=True):
-            await self.store.commit(batch)
-            return
-        raise StoreUnavailable(f"the store did not answer within {self._timeout_s} s")
+        await commit_shielded(self.store, batch, timeout_s=self._timeout_s)
 
 
 def _entry(stored: Stored) -> Entry:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
+from execsafe.buses.telling import tell
 from execsafe.core.hedging import (
     Cancel,
     End,
@@ -47,15 +48,6 @@ _ENDS: Final[Mapping[Verdict, EventType]] = {
 }
 
 _IDLE_ENDS: Final[Mapping[Verdict, EventType]] = {**_ENDS, Verdict.ABORTED: EventType.HEDGE_ABORTED}
-
-
-def tell(listeners: Sequence[Listener], event: Event) -> None:
-    """Tell the listeners; one that raises never disturbs order flow."""
-    for listener in listeners:
-        try:
-            listener(event)
-        except Exception:  # noqa: BLE001 - whatever a listener raises
-            _log.exception("a listener failed on %s", event.type.value)
 
 
 class Pass:

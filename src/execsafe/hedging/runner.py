@@ -10,12 +10,13 @@ from typing import TypeAlias
 import anyio
 import attrs
 
+from execsafe.buses.telling import tell
 from execsafe.core.hedging import HedgePlan, HedgePolicy, Verdict, exposures
 from execsafe.errors import InvalidInput, StoreError
 from execsafe.gateway import OrderGateway
 from execsafe.hedging.benches import Bench, prepare, side_by_side
 from execsafe.hedging.journal import Entry, HedgeJournal
-from execsafe.hedging.passes import Pass, alarm, tell
+from execsafe.hedging.passes import Pass, alarm
 from execsafe.ports import Clock, Listener
 
 _log = logging.getLogger("execsafe.hedging")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-import anyio
-
-from execsafe.errors import StoreCorrupt, StoreUnavailable
+from execsafe.buses.telling import tell
+from execsafe.errors import StoreCorrupt
 from execsafe.model.event import Event
 from execsafe.ports import Batch, Clock, Listener, Put, Store
+from execsafe.stores.commits import commit_shielded
 
 _log = logging.getLogger("execsafe.protection")
+_STORE_TIMEOUT_S: Final = 10.0
 R = TypeVar("R")
 
 
@@ -74,12 +75,7 @@ class Shelf(Generic[R]):
 
     def tell(self, events: Sequence[Event]) -> None:
         """Tell the listeners; one that raises disturbs nothing."""
-        for listener in self._listeners:
-            for event in events:
-                try:
-                    listener(event)
-                except Exception:  # noqa: BLE001 - whatever a listener raises
-                    _log.exception("a listener failed on %s", event.type.value)
+        tell(self._listeners, *events)
 
     def _keep(self, key: str, record: R, version: int) -> None:
         self.records[key] = record
@@ -91,8 +87,4 @@ class Shelf(Generic[R]):
         return value
 
     async def _commit(self, batch: Batch) -> None:
-        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
-        with anyio.move_on_after(10.0, shield=True):
-            await self._store.commit(batch)
-            return
-        raise StoreUnavailable("the store did not answer within 10 s")
+        await commit_shielded(self._store, batch, timeout_s=_STORE_TIMEOUT_S)

@@ -9,6 +9,7 @@ A record is *live* until it is marked as ended, and expires a fixed time after t
 5. A record's aliases go with it.
 """
 
+from execsafe.retention._events import tell_sweeps
 from execsafe.retention._store import Sweep, TTLStore
 
-__all__ = ["Sweep", "TTLStore"]
+__all__ = ["Sweep", "TTLStore", "tell_sweeps"]

@@ -7,17 +7,17 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-import anyio
 import attrs
 
-from execsafe.buses._telling import tell
+from execsafe.buses.telling import tell
 from execsafe.core.signals import DropReason, Seen
-from execsafe.errors import StoreCorrupt, StoreUnavailable
+from execsafe.errors import StoreCorrupt
 from execsafe.model.event import Event
 from execsafe.model.signal import ExecutionMode, Signal
 from execsafe.model.values import check_seconds
 from execsafe.ports import Batch, Clock, Listener, Put, Store, Stored
 from execsafe.stores.codec import register
+from execsafe.stores.commits import commit_shielded
 
 COLLECTION: Final = "signals"
 CONTENTS: Final = "signal_contents"
@@ -145,14 +145,7 @@ class SignalRecords:
         tell(self._listeners, *events)
 
     async def _write(self, batch: Batch) -> None:
-        if self._store.never_waits:
-            await self._store.commit(batch)
-            return
-        # Shielded: a write that was begun is finished or its failure is known, whoever cancels the caller.
-        with anyio.move_on_after(self._timeout_s, shield=True):
-            await self._store.commit(batch)
-            return
-        raise StoreUnavailable(f"the store did not answer within {self._timeout_s} s")
+        await commit_shielded(self._store, batch, timeout_s=self._timeout_s)
 
 
 def _content_put(prefix: str, record: SignalRecord, before: ContentRecord | None) -> Put:

@@ -26,8 +26,9 @@ class Wave:
     Args:
         plan: how many positions, and how many candidates may be tried for them.
         handler: executes one.
-        wait_s: how long a candidate waits to learn whether it is needed; then it is put off, and comes again. 30 s;
-            it must be shorter than the gate's budget, which counts waiting as execution.
+        wait_s: how long a candidate waits to learn whether it is needed; then it is put off, and comes again: resume
+            the gate with the wave itself as the handler. 30 s; it must be shorter than the gate's budget, which counts
+            waiting as execution.
         clock: source of Unix milliseconds.
     """
 
@@ -41,18 +42,21 @@ class Wave:
         self._handler = handler
         self._wait_s = check_seconds(wait_s, "wait_s")
         self._clock: Clock = clock if clock is not None else SystemClock()
+        self._put_off: set[str] = set()
         self._changed = anyio.Event()
 
     async def __call__(self, work: SignalWork) -> SignalResult:
         """Execute one candidate, wait until it is known whether it is needed, or refuse it."""
-        if work.is_resumed:  # it may own something already: whether it is needed is no longer the question
-            return await self._handler(work)
+        if work.is_resumed and work.key not in self._put_off:
+            return await self._handler(work)  # it may own something already: whether it is needed is not asked again
         with anyio.move_on_after(self._wait_s):
             while self._step() is WaveStep.WAIT:
                 await self._changed.wait()
         step = self._step()
         if step is WaveStep.WAIT:
+            self._put_off.add(work.key)  # it owns nothing: when it comes again, it is asked again
             return Pending(note="those under way may be enough")
+        self._put_off.discard(work.key)
         if step is WaveStep.STOP:
             note = f"{self.opened} of {self.plan.target} opened, {self.failed} failed"
             return Refused(reason=DropReason.NOT_ATTEMPTED, note=note)

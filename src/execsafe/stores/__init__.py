@@ -11,8 +11,9 @@ from execsafe.model.values import shorten
 from execsafe.ports import Clock, Store
 from execsafe.stores._rules import ManagedStore
 from execsafe.stores.codec import register
+from execsafe.stores.commits import commit_shielded
 
-__all__ = ["ManagedStore", "open_store", "register"]
+__all__ = ["ManagedStore", "commit_shielded", "open_store", "register"]
 
 URL_LENGTH_MAX: Final = 4_096
 _COMING: Final = {

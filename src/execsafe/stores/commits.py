@@ -1,0 +1,22 @@
+"""Writing such that a cancelled caller leaves no doubt about what was written."""
+
+from __future__ import annotations
+
+import anyio
+
+from execsafe.errors import StoreUnavailable
+from execsafe.ports import Batch, Lease, Store
+
+
+async def commit_shielded(store: Store, batch: Batch, *, timeout_s: float) -> Lease | None:
+    """``store.commit(batch)``, finished or known to have failed before it returns, whoever cancels the caller.
+
+    Raises:
+        StoreUnavailable: no answer within *timeout_s*: nothing is known of the write.
+        StoreError: what the store raises.
+    """
+    if store.never_waits:
+        return await store.commit(batch)
+    with anyio.move_on_after(timeout_s, shield=True):
+        return await store.commit(batch)
+    raise StoreUnavailable(f"the store did not answer within {timeout_s:g} s")
