@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         ProtectionPolicy,
         StopRule,
     )
+    from execsafe.reconcile import EntryBarrier, ReconcilePolicy, Reconciler
     from execsafe.retention import TTLStore
     from execsafe.safety import SafetyMonitor, SafetyPolicy, TradingState
     from execsafe.signals import SignalConsumer, SignalGate
@@ -191,6 +192,7 @@ _HOMES = {
         "ProtectionPolicy",
         "StopRule",
     ),
+    "execsafe.reconcile": ("EntryBarrier", "ReconcilePolicy", "Reconciler"),
     "execsafe.retention": ("TTLStore",),
     "execsafe.safety": ("SafetyMonitor", "SafetyPolicy", "TradingState"),
     "execsafe.signals": ("SignalConsumer", "SignalGate"),
@@ -223,6 +225,7 @@ __all__ = [
     "DenyReason",
     "DropReason",
     "Durability",
+    "EntryBarrier",
     "EntryPlan",
     "Event",
     "EventType",
@@ -303,6 +306,8 @@ __all__ = [
     "ProtectionManager",
     "ProtectionPolicy",
     "Quote",
+    "ReconcilePolicy",
+    "Reconciler",
     "Rejected",
     "SafetyMonitor",
     "SafetyPolicy",

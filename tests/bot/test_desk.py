@@ -15,7 +15,7 @@ from execsafe.stores.memory import MemoryStore
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
 from execsafe.testing.loop import virtual_backends
-from execsafe.testing.venue import SimVenue, linear
+from execsafe.testing.venue import NewOrder, SimVenue, linear
 
 pytestmark = pytest.mark.anyio
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -205,3 +205,23 @@ async def test_a_halted_desk_opens_nothing_protects_and_closes(world):
         assert refused.result.reason is execsafe.DropReason.DENIED
         await desk.carry_out(Close(id="out", symbol=BTC))
         assert (world.position(BTC), world.position(ETH)) == (0, 0)
+
+
+@pytest.mark.row("S3-09")
+async def test_nothing_is_decided_before_venue_book_and_journal_agree(world):
+    """Somebody opened a position by hand while nobody looked: entries wait for a person."""
+    world.venue.submit(NewOrder(symbol=BTC, side="buy", quantity=Decimal("0.01"), type="market"), world.clock.now_ms())
+    async with world.desk().running() as desk:
+        kinds = {finding.kind.value for finding in desk.reconciler.findings}
+        assert kinds, "the position of somebody else was found"
+        refused = await desk.carry_out(wish())
+        assert refused.result.reason is execsafe.DropReason.DENIED
+        assert desk.safety.state is execsafe.TradingState.REDUCE_ONLY
+        assert world.position() == Decimal("0.01"), "what is somebody else's is told, and left alone"
+
+
+async def test_a_desk_that_only_settles_lets_no_entry_pass(world):
+    async with world.desk().running(decides=False) as desk:
+        refused = await desk.carry_out(wish())
+        assert refused.reason is execsafe.DropReason.DRAIN
+        assert world.position() == 0

@@ -87,6 +87,7 @@ class TradingDesk:
             store, clock=self.clock, policy=self.policy.safety, listeners=listeners
         )
         told = (self.safety.on_event, *listeners)
+        self._entries: execsafe.EntryBarrier = execsafe.EntryBarrier()
         self._assemble_orders(tuple(checks), told)
         self._assemble_positions(told)
         self._assemble_decisions()
@@ -116,7 +117,7 @@ class TradingDesk:
             self.registry,
             policy=p.gateway,
             looks=p.looks,
-            checks=(signals.ModeCheck(lambda: self.gate.mode), *checks, self.pretrade, self.safety),
+            checks=(self._entries, signals.ModeCheck(lambda: self.gate.mode), *checks, self.pretrade, self.safety),
         )
 
     def _assemble_positions(self, told: tuple[execsafe.Listener, ...]) -> None:
@@ -128,12 +129,24 @@ class TradingDesk:
         self.opener: execsafe.PositionOpener = execsafe.PositionOpener(
             self.gateway, self.protection, policy=p.opening, listeners=told
         )
+        self.reconciler: execsafe.Reconciler = execsafe.Reconciler(
+            self.gateway,
+            self.book,
+            policy=p.reconcile,
+            reader=self.reader,
+            listeners=told,
+            account=p.account,
+            symbols=self.symbols,
+            stops=self.protection if p.stop_positions else None,
+            entries=self._entries,
+        )
         self.exits: execsafe.ExitManager = execsafe.ExitManager(
             self.gateway,
             self.book,
             policy=p.exits,
             reader=self.reader,
             protections=self.protection if p.stop_positions else None,
+            handler=self.reconciler,
             listeners=told,
         )
         self.hedger: execsafe.PartialFillHedger = execsafe.PartialFillHedger(
@@ -186,8 +199,16 @@ class TradingDesk:
     # --- from start to stop ----------------------------------------------------------------------
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[TradingDesk]:
-        """Open everything, settle what an earlier process left, and keep positions looked after while inside."""
+    async def running(self, *, decides: bool = True) -> AsyncIterator[TradingDesk]:
+        """Open everything, settle what an earlier process left, and keep positions looked after while inside.
+
+        Args:
+            decides: new entries are meant to follow: then what is inside begins only when every open intent is settled
+                and venue, book and journal have been compared, however long that takes. Positions are looked after
+                meanwhile. False: at once, and no entry passes.
+        """
+        if not decides:
+            self.gate.mode = execsafe.ExecutionMode.DRAIN
         await self.store.open()
         try:
             await self._prepare()
@@ -196,6 +217,9 @@ class TradingDesk:
                 for loop in self._loops():
                     tasks.start_soon(loop)
                 try:
+                    if decides:
+                        await self.reconciler.barrier()
+                        await _or_later(lambda: self.gate.resume(self.handler))
                     yield self
                 finally:
                     tasks.cancel_scope.cancel()
@@ -214,7 +238,6 @@ class TradingDesk:
         await self.book.catch_up()
         for step in (self.hedger.recover, self.opener.recover, *self._protected(), self.exits.recover):
             await _or_later(step)
-        await _or_later(lambda: self.gate.resume(self.handler))
         await self.book.catch_up()
         return recovery.unresolved
 
@@ -254,7 +277,15 @@ class TradingDesk:
 
     def _loops(self) -> tuple[_Loop, ...]:
         stops = (self.protection.run, self.harvester.run) if self.policy.stop_positions else ()
-        return (*stops, self.exits.run, self.prices.run, self.safety.run, self._settle_often, self._sweep_often)
+        return (
+            *stops,
+            self.exits.run,
+            self.prices.run,
+            self.safety.run,
+            self.reconciler.run,
+            self._settle_often,
+            self._sweep_often,
+        )
 
     async def _settle_often(self) -> None:
         while True:

@@ -10,7 +10,8 @@ from typing import Any, Final
 import anyio
 
 import execsafe
-from execsafe.bot.config import BotConfig, credentials
+from execsafe import pretrade
+from execsafe.bot.config import BotConfig, RiskConfig, credentials
 from execsafe.bot.desk import Leftover, TradingDesk
 from execsafe.bot.feed import VenueFeed
 from execsafe.bot.policy import DeskPolicy
@@ -58,8 +59,17 @@ def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
         account=config.venue.account,
         stop_positions=strategy.protects,
         signals=execsafe.SignalPolicy(mode=run.mode, max_age_s=run.signal_age_max_s),
+        reconcile=execsafe.ReconcilePolicy(interval_s=run.reconcile_s),
+        pretrade=_pretrade(risk),
         protection=execsafe.ProtectionPolicy(deadline_s=risk.unprotected_s, interval_s=run.protect_s),
     )
+
+
+def _pretrade(risk: RiskConfig) -> execsafe.PreTradePolicy:
+    widest = execsafe.Bps(risk.spread_max_bps)
+    spread = pretrade.SpreadGuard(warn=min(widest, execsafe.Bps(10)), block=widest)
+    limits = pretrade.ExposureLimits(max_gross_notional=risk.gross_notional_max)
+    return execsafe.PreTradePolicy(spread=spread, limits=limits)
 
 
 async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[execsafe.Listener] = ()) -> RunResult:
@@ -94,7 +104,7 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
     exchange = make_exchange(config) if exchange is None else exchange
     try:
         desk = _desk(config, strategy, exchange, ())
-        async with desk.running():
+        async with desk.running(decides=False):
             return await desk.stop(flat=False, timeout_s=config.run.stop_timeout_s)
     finally:
         with anyio.CancelScope(shield=True):

@@ -92,7 +92,7 @@ class Openings:
             return signals.Refused(reason=execsafe.DropReason.FLAT)
         price = await self._entry_price(signal.symbol, side)
         if price is None:
-            return signals.Pending(note="there is no fresh price")
+            return signals.Pending(note="there is no fresh price", attempted=False)
         instrument = self._instrument(signal.symbol)
         sized = self._sizer.size(
             execsafe.Notional(self._policy.notional), price, instrument, leverage=self._policy.leverage

@@ -48,6 +48,7 @@ class DeskPolicy:
     prices: execsafe.PricePolicy = attrs.Factory(execsafe.PricePolicy)
     pretrade: execsafe.PreTradePolicy = attrs.Factory(execsafe.PreTradePolicy)
     safety: execsafe.SafetyPolicy = attrs.Factory(execsafe.SafetyPolicy)
+    reconcile: execsafe.ReconcilePolicy = attrs.Factory(execsafe.ReconcilePolicy)
 
     def __attrs_post_init__(self) -> None:
         """Refuse to forget what must still be recognised."""
