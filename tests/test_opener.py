@@ -168,6 +168,7 @@ def test_every_state_can_be_left_towards_an_end():
 
 @pytest.mark.row("S2-27", "S3-25")
 @pytest.mark.parametrize("leverage", [5, 10])
+@pytest.mark.row("S3-47")
 async def test_leverage_is_confirmed_before_anything_is_sent(leverage):
     """10 is what it is already: the venue's "no change" is a confirmation."""
     world = World()

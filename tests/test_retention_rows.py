@@ -22,6 +22,7 @@ TTL_S, INTERVAL_S = 7_200, 3_600
 
 
 @pytest.mark.row("S1-31", "S1-32")
+@pytest.mark.row("D-09")
 def test_orders_do_not_pile_up_and_none_is_older_than_life_and_interval():
     """45 orders ended long ago, 12 recently: the defaults (7200 s, 3600 s) keep the 12."""
     clock = ManualClock()

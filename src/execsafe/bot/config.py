@@ -119,7 +119,7 @@ class RunConfig:
         mode: ``"live"`` carries decisions out, ``"drain"`` takes and drops them, ``"paper"`` also says what it would
             do.
         signal_age_max_s: an older decision is not carried out.
-        reconcile_s, protect_s, prices_s: how often positions are compared, stops checked and prices read.
+        reconcile_s, protect_s: pauses between comparisons of positions, and between looks at stops.
         stop: what a graceful stop does with open positions: ``"flat"`` closes them, ``"keep"`` leaves them protected.
         stop_timeout_s: how long a graceful stop may take before it says what is left.
     """
@@ -129,7 +129,6 @@ class RunConfig:
     signal_age_max_s: float = attrs.field(default=300.0, validator=_above_zero)
     reconcile_s: float = attrs.field(default=60.0, validator=_above_zero)
     protect_s: float = attrs.field(default=5.0, validator=_above_zero)
-    prices_s: float = attrs.field(default=1.5, validator=_above_zero)
     stop: str = attrs.field(default="keep", validator=attrs.validators.in_(("flat", "keep")))
     stop_timeout_s: float = attrs.field(default=60.0, validator=_above_zero)
 
