@@ -1,52 +1,53 @@
-"""Shared by the tests of the bots: a scripted exchange, and signals to trade."""
+"""Shared by the tests of the bots: a scripted exchange, signals to trade, and a page that a demo left."""
 
 from decimal import Decimal
 
 import pytest
 
-from execsafe.bot.demo import INSTRUMENTS, demo_signals
+from execsafe.bot.scenes import SPOT, pair_signals
 
 
 class ScriptedExchange:
-    """A ccxt-shaped exchange whose answers are scripted: a ratio filled, an error, or a function of the call.
-
-    It answers a key that it knows as a guarded exchange would: with what was recorded, sending nothing.
-    """
+    """A ccxt-shaped exchange whose answers are scripted: a ratio filled, an error, or a function of the call."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
         self.orders = []
-        self.known = {}
+        self.calls = []
+        self.canceled = []
         self.held = {}
 
     async def create_order(self, symbol, kind, side, amount, price, params):  # noqa: PLR0917 - ccxt's signature
-        key = params.get("intentKey")
-        if key in self.known:
-            return self._told(self.known[key])
+        self.calls.append((symbol, kind, side, amount, price, params))
         answer = self.answers.pop(0) if self.answers else 1
         if isinstance(answer, BaseException):
-            if key is not None:
-                self.known[key] = answer
             raise answer
-        quantity = INSTRUMENTS[symbol].floor_quantity(Decimal(str(amount)) * Decimal(str(answer)))
+        is_stop = "stopLossPrice" in params
+        quantity = Decimal(0) if is_stop else floored(symbol, Decimal(str(amount)) * Decimal(str(answer)))
         self.orders.append((symbol, side, Decimal(str(amount)), quantity))
         self.held[symbol] = self.held.get(symbol, Decimal(0)) + (quantity if side == "buy" else -quantity)
-        status = "closed" if quantity == Decimal(str(amount)) else "expired"
-        order = {"id": str(len(self.orders)), "status": status, "filled": float(quantity), "key": key}
-        if key is not None:
-            self.known[key] = order
-        return order
+        status = "open" if is_stop else "closed" if quantity == Decimal(str(amount)) else "expired"
+        return {"id": str(len(self.orders)), "status": status, "filled": float(quantity), "average": None}
 
-    def _told(self, recorded):
-        if isinstance(recorded, BaseException):
-            raise recorded
-        return recorded
+    async def cancel_order(self, order_id, _symbol, _params=None):
+        self.canceled.append(order_id)
+        return {"id": order_id, "status": "canceled"}
+
+    async def fetch_ticker(self, _symbol):
+        return {"last": 1000.0}
 
     def amount_to_precision(self, symbol, amount):
-        return str(INSTRUMENTS[symbol].floor_quantity(Decimal(repr(amount))))
+        return str(floored(symbol, Decimal(repr(amount))))
 
-    async def recover(self):
-        """Nothing to do."""
+    def price_to_precision(self, _symbol, price):
+        return f"{price:.2f}"
+
+    def milliseconds(self):
+        return 1_700_000_000_000 + len(self.calls)
+
+
+def floored(symbol, quantity):
+    return SPOT[symbol].floor_quantity(quantity) if symbol in SPOT else quantity.quantize(Decimal("0.001"))
 
 
 @pytest.fixture(scope="session")
@@ -58,4 +59,4 @@ def scripted():
 @pytest.fixture(scope="session")
 def trade():
     """A signal that opens a trade and the one that closes it."""
-    return demo_signals(2)
+    return pair_signals(2)

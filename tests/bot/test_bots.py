@@ -1,161 +1,124 @@
-"""Both bots against a scripted exchange: what each does with part fills, refusals and silence."""
+"""Each bot by itself: the plain ones must be fair opponents, the guarded ones hedge and protect what filled."""
 
 from decimal import Decimal
 
+import anyio
 import ccxt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import execsafe
-from execsafe.bot.demo import INSTRUMENTS
-from execsafe.bot.guarded import GuardedBot
+from execsafe import hedging
+from execsafe.bot import guarded
+from execsafe.bot.demo import DemoPolicy
+from execsafe.bot.desk import TradingDesk
 from execsafe.bot.naive import NaiveBot
+from execsafe.bot.naive_waves import NaiveWaves
+from execsafe.bot.scenes import SPOT, pairs_scene
+from execsafe.bot.strategy import Open
+from execsafe.stores.memory import MemoryStore
+from execsafe.testing.adapter import SimAdapter
+from execsafe.testing.clock import VirtualClock
+from execsafe.testing.faults import Fault, FaultPlan, Strike
+from execsafe.testing.loop import virtual_backends
+from execsafe.testing.venue import SimVenue
 
 pytestmark = pytest.mark.anyio
+ETH = "ETH/USDT:USDT"
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    """The naive bot's back-off is no subject here."""
-    monkeypatch.setattr("execsafe.bot.naive._BACKOFF_S", 0.0)
+    """The plain bots' back-off is no subject here."""
+    monkeypatch.setattr("execsafe.bot.naive.BACKOFF_S", 0.0)
 
 
-def unhedged(exchange, entry):
-    """What one side holds without the other, in the base of the hedge."""
-    lead, hedge = entry.legs
-    held = [exchange.held.get(leg.symbol, Decimal(0)) for leg in entry.legs]
-    return held[1] + held[0] * hedge.quantity / lead.quantity
+# --- pairs, guarded ---------------------------------------------------------------------------------------------
 
 
-def is_dust(quantity, leg):
-    """Whether it could not be traded away: below a lot step of either side, or a minimum order."""
-    step = Decimal("0.01") + Decimal("0.001") * leg.quantity
-    return abs(quantity) <= step
+class Desk:
+    """The desk of the demo's pairs at a venue in this process, in virtual time."""
+
+    def __init__(self, *strikes):
+        scene = pairs_scene(DemoPolicy())
+        self.venue = SimVenue(list(scene.markets.values()), prices={s: c.close for s, c in scene.moments[0].items()})
+        self.clock = VirtualClock()
+        self.events = []
+        self.adapter = SimAdapter(self.venue, clock=self.clock, plan=FaultPlan.scripted(*strikes))
+        self.desk = TradingDesk(
+            self.adapter,
+            MemoryStore(),
+            guarded.PAIRS,
+            symbols=tuple(SPOT),
+            listeners=[self.events.append],
+            clock=self.clock,
+        )
+
+    async def trade(self, signal):
+        for leg in signal.legs:
+            self.venue.set_price(leg.symbol, leg.close, self.clock.now_ms())
+        return await self.desk.carry_out(signal.as_trade())
+
+    def held(self):
+        return {symbol: self.venue.ledger.position(symbol) for symbol in SPOT}
+
+    def unhedged(self, signal):
+        """What one side holds without the other, in the base of the hedge."""
+        lead, hedge = signal.legs
+        held = self.held()
+        return held[hedge.symbol] + held[lead.symbol] * hedge.quantity / lead.quantity
 
 
-# --- guarded ----------------------------------------------------------------------------------------------------
+class TestPairsAtTheDesk:
+    @pytest.fixture(params=[0, 1], ids=["asyncio", "trio"])
+    def anyio_backend(self, request):
+        return virtual_backends()[request.param]
+
+    async def test_the_hedge_is_sized_by_what_the_leading_leg_filled(self, trade):
+        world = Desk(Strike("create", 1, Fault.PARTIAL_FILL, 600))
+        async with world.desk.running():
+            assert isinstance(await world.trade(trade[0]), hedging.Executed)
+            assert abs(world.held()["ETH/BTC"]) < trade[0].lead.quantity
+            assert abs(world.unhedged(trade[0])) < Decimal("0.02")
+
+    async def test_an_exit_closes_what_the_entry_left_and_not_what_it_asked_for(self, trade):
+        world = Desk(Strike("create", 1, Fault.PARTIAL_FILL, 600))
+        async with world.desk.running():
+            for signal in trade:
+                await world.trade(signal)
+            assert world.held() == {"ETH/BTC": 0, "LTC/BTC": 0}
+
+    async def test_a_leading_leg_that_cannot_be_hedged_is_undone(self, trade):
+        world = Desk(*(Strike("create", n, Fault.REJECT_FUNDS) for n in range(2, 5)))
+        async with world.desk.running():
+            came = await world.trade(trade[0])
+            assert isinstance(came, hedging.Unwound), came
+            assert world.held() == {"ETH/BTC": 0, "LTC/BTC": 0}
+
+    @pytest.mark.guarantee(5)
+    async def test_g5_a_signal_that_is_delivered_again_sends_nothing(self, trade):
+        world = Desk()
+        async with world.desk.running():
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(world.trade, trade[0])
+            assert isinstance(await world.trade(trade[0]), hedging.Deduplicated)
+        assert len(world.venue.ledger.accepted()) == 2
+
+    async def test_the_book_knows_both_legs_sold_ones_too(self, trade):
+        world = Desk()
+        async with world.desk.running():
+            await world.trade(trade[0])
+            positions = {p.symbol: p.side.sign * p.quantity for p in world.desk.book.open_positions("default")}
+            assert positions == world.held()
 
 
-async def test_the_hedge_is_sized_by_what_the_leading_leg_filled(scripted, trade):
-    entry = trade[0]
-    exchange = scripted(Decimal("0.6"))
-    await GuardedBot(exchange, INSTRUMENTS).handle(entry)
-
-    assert [order[2] for order in exchange.orders] == [Decimal("5.468"), Decimal("17.38")]  # 28.98 x 3.28/5.468
-    assert abs(unhedged(exchange, entry)) < Decimal("0.02")
+# --- pairs, plain: a fair opponent -------------------------------------------------------------------------------
 
 
-async def test_a_hedge_that_fills_in_part_is_topped_up_under_further_keys(scripted, trade):
-    exchange = scripted(1, Decimal("0.5"), Decimal("0.5"))
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    await bot.handle(trade[0])
-
-    assert [key.rsplit("/", 1)[1] for key in exchange.known] == ["a", "b", "b-2", "b-3"]
-    assert unhedged(exchange, trade[0]) == 0
-    assert bot.positions() == exchange.held
-
-
-async def test_a_leading_leg_that_cannot_be_hedged_is_undone(scripted, trade):
-    refusals = [ccxt.InsufficientFunds("no") for _ in range(5)]
-    exchange = scripted(1, *refusals)
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    await bot.handle(trade[0])
-
-    assert exchange.held["ETH/BTC"] == 0
-    assert bot.residuals == {}
-
-
-async def test_what_can_neither_be_hedged_nor_undone_is_reported(scripted, trade):
-    exchange = scripted(1, *(ccxt.InsufficientFunds("no") for _ in range(10)))
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    await bot.handle(trade[0])
-
-    assert bot.residuals == {trade[0].id: trade[0].lead.quantity}
-
-
-async def test_a_leading_leg_that_is_refused_leaves_nothing_to_hedge(scripted, trade):
-    exchange = scripted(ccxt.InvalidOrder("no"))
-    await GuardedBot(exchange, INSTRUMENTS).handle(trade[0])
-
-    assert exchange.orders == []
-
-
-async def test_an_exit_closes_what_the_entry_left_and_not_what_it_asked_for(scripted, trade):
-    exchange = scripted(Decimal("0.6"))
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    for signal in trade:
-        await bot.handle(signal)
-
-    assert exchange.held == {"ETH/BTC": 0, "LTC/BTC": 0}
-
-
-async def test_an_order_that_rests_although_it_must_not_is_canceled_and_counted_as_it_ended(scripted, trade):
-    class Resting(scripted):
-        async def create_order(self, *call):
-            order = await super().create_order(*call)
-            return {**order, "status": "open", "filled": None}
-
-        async def cancel_order(self, order_id, symbol):
-            quantity = self.orders[int(order_id) - 1][3]
-            return {"id": order_id, "status": "canceled", "filled": float(quantity)}
-
-    exchange = Resting(1, 1)
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    await bot.handle(trade[0])
-
-    assert bot.positions() == exchange.held
-
-
-async def test_an_order_in_doubt_stops_its_signal_until_it_is_settled(scripted, trade):
-    exchange = scripted(1, execsafe.OutcomeUnknown("?"))
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    await bot.handle(trade[0])
-    assert [order[0] for order in exchange.orders] == ["ETH/BTC"]
-    assert list(bot.unsettled) == [trade[0].id]
-
-    exchange.known.pop(trade[0].key(trade[0].hedge))  # recover() finds out that it was never there
-    await bot.finish()
-
-    assert bot.unsettled == {}
-    assert unhedged(exchange, trade[0]) == 0
-
-
-answers = st.lists(
-    st.one_of(
-        st.decimals("0", "1", places=3),
-        st.sampled_from([ccxt.InsufficientFunds("no"), ccxt.RateLimitExceeded("no"), execsafe.NotPlaced("no")]),
-    ),
-    max_size=30,
-)
-
-
-@pytest.mark.guarantee(9)
-@given(answers=answers, deliveries=st.integers(1, 5))
-async def test_g9_a_trade_is_hedged_or_its_residual_reported_whatever_fills(scripted, trade, answers, deliveries):
-    exchange = scripted(*answers)
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    for signal in trade:
-        for _ in range(deliveries):
-            await bot.handle(signal)
-        assert bot.residuals or is_dust(unhedged(exchange, trade[0]), trade[0].hedge)
-
-    assert bot.positions() == {symbol: held for symbol, held in exchange.held.items() if symbol in bot.positions()}
-
-
-@pytest.mark.guarantee(5)
-@given(answers=answers)
-async def test_g5_a_signal_that_is_delivered_again_sends_nothing(scripted, trade, answers):
-    exchange = scripted(*answers)
-    bot = GuardedBot(exchange, INSTRUMENTS)
-    await bot.handle(trade[0])
-    before, book = list(exchange.orders), bot.positions()
-    await bot.handle(trade[0])
-
-    assert (exchange.orders, bot.positions()) == (before, book)
-
-
-# --- naive: it must be a fair opponent --------------------------------------------------------------------------
+@pytest.fixture
+def anyio_backend():
+    """For the plain bots: what they are given here does not wait for anything."""
+    return "asyncio"
 
 
 async def test_plain_a_network_error_is_tried_again_and_a_refusal_is_not(scripted, trade):
@@ -202,3 +165,90 @@ async def test_plain_three_silent_answers_are_taken_for_a_failure(scripted, trad
 
     assert exchange.orders == []
     assert (bot.retries, bot.given_up) == (2, 1)
+
+
+# --- waves, plain: a fair opponent -------------------------------------------------------------------------------
+
+
+def wish(number=1, side="long"):
+    return Open(id=f"waves/{ETH}/{number}", symbol=ETH, side=side)
+
+
+def prices(price):
+    return {ETH: Decimal(price)}
+
+
+async def test_plain_waves_an_entry_gets_a_reduce_only_stop_on_the_losing_side(scripted):
+    exchange = scripted()
+    bot = NaiveWaves(exchange)
+    await bot.handle(wish(side="short"))
+
+    entry, stop = exchange.calls
+    assert (entry[2], stop[2]) == ("sell", "buy")
+    assert stop[5] == {"stopLossPrice": 1010.0, "reduceOnly": True}
+    assert bot.positions() == {ETH: Decimal("-1.0")}
+
+
+async def test_plain_waves_neither_a_held_symbol_nor_a_finished_signal_is_entered_again(scripted):
+    exchange = scripted()
+    bot = NaiveWaves(exchange)
+    await bot.handle(wish(1))
+    await bot.handle(wish(2))
+    await bot.look(prices(1_013))  # target
+    await bot.handle(wish(1))
+
+    assert [call[2] for call in exchange.calls] == ["buy", "sell", "sell"]
+    assert exchange.held == {ETH: 0}
+    assert exchange.canceled == ["2"]
+
+
+async def test_plain_waves_the_stop_sits_in_a_try_of_its_own_and_its_failure_is_not_looked_after(scripted):
+    exchange = scripted(1, ccxt.InvalidOrder("would trigger"))
+    bot = NaiveWaves(exchange)
+    await bot.handle(wish())
+
+    assert bot.held[ETH].stop_id is None
+    assert bot.positions() == {ETH: Decimal("1.0")}
+
+
+async def test_plain_waves_a_position_that_its_stop_must_have_closed_is_forgotten(scripted):
+    exchange = scripted()
+    bot = NaiveWaves(exchange)
+    await bot.handle(wish())
+    await bot.look(prices(980))
+
+    assert bot.positions() == {}
+    assert len(exchange.calls) == 2
+
+
+async def test_plain_waves_a_position_without_a_stop_is_closed_when_it_has_lost_enough(scripted):
+    exchange = scripted(1, ccxt.InvalidOrder("no"))
+    bot = NaiveWaves(exchange)
+    await bot.handle(wish())
+    await bot.look(prices(980))
+
+    assert exchange.held == {ETH: 0}
+
+
+async def test_plain_waves_a_retry_is_no_decision_of_its_own(scripted):
+    exchange = scripted(ccxt.RequestTimeout("?"), ccxt.RequestTimeout("?"), 1)
+    bot = NaiveWaves(exchange)
+    await bot.handle(wish())
+
+    assert [meant.purpose for meant in bot.meant.values()] == ["entry", "stop"]
+    assert bot.retries == 2
+
+
+async def test_the_demo_is_configured_as_its_venue_is():
+    """Windows shorter than the venue keeps would let a proof come too early; the demo would then cheat or fail."""
+    from execsafe.bot import stage
+    from execsafe.bot.scenes import waves_scene
+
+    for scene in (pairs_scene(DemoPolicy()), waves_scene(DemoPolicy())):
+        venue, profile = stage.Stage(scene, DemoPolicy()).venue, stage.profile(scene.face)
+        assert max(venue.read_lag_ms.values()) <= profile.read_lag_s * 1000
+        assert venue.account_lag_ms <= profile.read_lag_s * 1000
+        assert venue.skew_ms <= profile.clock_skew_s * 1000
+        assert profile.dedup is venue.dedup is execsafe.Dedup.OPEN
+        lags = {Fault.LOOKUP_LAG, Fault.LOOKUP_MISSES_CLOSED, Fault.ID_INDEX_LOST, Fault.PRUNED_AFTER_END}
+        assert not lags & set(scene.rates)

@@ -12,6 +12,7 @@ import pytest
 
 import execsafe
 from execsafe.bot import cli, demo, verdict
+from execsafe.bot.scenes import pair_signals, wave_cues
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import ManualClock
 from execsafe.testing.venue import SimVenue
@@ -76,14 +77,16 @@ def test_a_piped_demo_is_plain_text_with_the_ledgers_figures_and_succeeds():
     assert "\x1b" not in done.stdout
     assert done.stdout.isascii()
     assert max(len(line) for line in done.stdout.splitlines()) <= 110
-    assert "plain ccxt    6 of 6 signals" in done.stdout
-    assert "execsafe      6 of 6 signals" in done.stdout
+    for bot in ("pairs, plain ccxt", "pairs, execsafe  ", "waves, plain ccxt", "waves, execsafe  "):
+        assert f"{bot}   6 of 6 signals" in done.stdout
     assert int(cell(done.stdout, "duplicate orders", 1)) > 0
     assert cell(done.stdout, "duplicate orders", 2) == "0"
     assert cell(done.stdout, "excess exposure", 2) == "0"
     assert cell(done.stdout, "naked legs", 2) == "0"
     assert cell(done.stdout, "ledger and book differ", 2) == "0"
-    assert done.stdout.rstrip().endswith("No guarantee was broken.")
+    assert "No guarantee was broken." in done.stdout
+    assert "demo --report report.html" in done.stdout
+    assert cell(done.stdout, "times without a stop", 2) == "0"
 
 
 def test_without_rich_the_demo_is_plain_and_works():
@@ -102,12 +105,13 @@ def test_the_naive_bots_failures_are_expected_and_a_broken_guarantee_is_not(monk
         ledger.append(twin)
         return verdict.breaches(ledger, records, findings, reported)
 
-    monkeypatch.setattr(demo, "run_demo", functools.partial(demo.run_demo, audit=planted))
+    audits = demo.Audits(pairs=planted)
+    monkeypatch.setattr(demo, "run_demo", functools.partial(demo.run_demo, audits=audits))
 
     assert cli.main(CALM) == 1
     output = capsys.readouterr().out
     assert "EXECSAFE BROKE WHAT IT PROMISES" in output
-    assert "- G1: pairs/ETH/BTC~LTC/BTC/1516290900000/entry/a" in output
+    assert "- G1: pairs/ETH/BTC~LTC/BTC/1516290900000/entry" in output
     assert "No guarantee was broken" not in output
 
 
@@ -121,7 +125,7 @@ def test_a_number_of_signals_that_there_is_not_is_refused_in_plain_words(count, 
 
 
 def test_all_signals_of_the_candles_are_on_offer():
-    assert len(demo.demo_signals(1_000)) == cli._SIGNALS_MAX
+    assert len(pair_signals(1_000)) == cli._SIGNALS_MAX >= len(wave_cues())
 
 
 def test_a_failure_inside_the_demo_is_one_line_and_status_2(monkeypatch, capsys):
@@ -151,6 +155,31 @@ def test_an_interrupt_ends_quietly(monkeypatch):
     monkeypatch.setattr(demo, "run_demo", interrupted)
 
     assert cli.main(CALM) == 130
+
+
+def test_where_no_report_can_be_written_is_found_out_before_the_run(tmp_path, capsys):
+    assert cli.main([*CALM, "--report", str(tmp_path / "nowhere" / "report.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+# --- report -----------------------------------------------------------------------------------------------------
+
+
+def test_a_store_alone_gives_a_page_of_what_it_knows(journal, tmp_path, capsys):
+    page = tmp_path / "report.html"
+
+    assert cli.main(["report", f"sqlite:///{journal}", "--out", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    assert "what the journal tells" in text
+    assert "Every guarantee held" not in text  # nobody judged
+    assert "intents" in text
+
+
+def test_a_report_of_a_store_that_is_not_there_is_refused(tmp_path, capsys):
+    assert cli.main(["report", f"sqlite:///{tmp_path}/orders.db", "--out", str(tmp_path / "x.html")]) == 2
+    assert "there is no store at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- intents ----------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import execsafe
 from execsafe.bot.candles import RECORDED, Candle, paired, parse, recorded
-from execsafe.bot.demo import INSTRUMENTS
 from execsafe.bot.pairs import Pairs, PairsPolicy, signals
+from execsafe.bot.scenes import SPOT as INSTRUMENTS
 
 PAIR = (INSTRUMENTS["ETH/BTC"], INSTRUMENTS["LTC/BTC"])
 FIVE_MIN_MS = 300_000
@@ -138,10 +138,9 @@ def test_every_leg_is_on_the_venues_grid_and_marketable(candles):
             assert (leg.limit_price == high) is (leg.side is execsafe.Side.BUY)
 
 
-def test_every_key_of_a_run_is_its_own():
-    keys = [s.key(leg) for s in of_the_recorded_candles() for leg in s.legs]
-
-    assert len(set(keys)) == len(keys)
+def test_every_signal_of_a_run_has_an_id_of_its_own():
+    ids = [signal.id for signal in of_the_recorded_candles()]
+    assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize(

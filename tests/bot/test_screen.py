@@ -8,10 +8,13 @@ import pytest
 
 import execsafe
 from execsafe.bot import report, screen
-from execsafe.bot.demo import RATES, BotResult, DemoPolicy, DemoResult
+from execsafe.bot.demo import BotResult, DemoResult, StrategyResult
 from execsafe.bot.journal import age
+from execsafe.bot.scenes import STOP_RATES
 from execsafe.bot.screen import Progress
+from execsafe.bot.stage import DemoPolicy
 from execsafe.bot.verdict import Findings
+from execsafe.bot.verdict_waves import Bare, WaveFindings
 from execsafe.testing.faults import Fault
 
 needs_rich = pytest.mark.skipif(importlib.util.find_spec("rich") is None, reason="rich is an extra: execsafe[bot]")
@@ -23,10 +26,29 @@ CLEAN = Findings(
 )  # fmt: skip
 
 
-def result(*, breaches=(), events=None, residuals=0):
+CALM = WaveFindings(
+    signals=2, opened=2, orders_meant=4, orders_accepted=4, copies_max=1, duplicates=0, duplicates_by_signal={},
+    orders_per_meant={1: 4}, excess={}, excess_usdt=Decimal(0), bare=(), unprotected=(), flips=0, differences={},
+    difference_usdt=Decimal(0), strays=0,
+)  # fmt: skip
+
+
+def told(counts):
+    """So many events of each kind."""
+    return tuple(
+        execsafe.Event(type=kind, at_ms=0, subject="x") for kind, count in (counts or {}).items() for _ in range(count)
+    )
+
+
+def result(*, breaches=(), events=None, residuals=0, waves=CALM):
     naive = BotResult(name="plain ccxt", findings=CLEAN, fired={})
-    guarded = BotResult(name="execsafe", findings=CLEAN, fired={}, events=events or {}, residuals=residuals)
-    return DemoResult(naive=naive, guarded=guarded, repeated=frozenset(), breaches=tuple(breaches))
+    guarded = BotResult(name="execsafe", findings=CLEAN, fired={}, told=told(events), residuals=residuals)
+    beside = StrategyResult(
+        naive=BotResult(name="plain ccxt", findings=waves, fired={}),
+        guarded=BotResult(name="execsafe", findings=CALM, fired={}),
+    )
+    pairs = StrategyResult(naive=naive, guarded=guarded, breaches=tuple(breaches))
+    return DemoResult(policy=DemoPolicy(), pairs=pairs, waves=beside)
 
 
 def test_a_plain_table_aligns_cells_of_several_lines(capsys):
@@ -53,19 +75,19 @@ def test_a_rich_table_shows_the_same_cells_and_takes_none_for_markup(capsys):
 
 
 def test_progress_in_a_pipe_is_a_few_lines_each_once(capsys):
-    with screen.watching(("a", "b"), 12, fancy=False) as watch:
+    with screen.watching({"a": 12, "b": 12}, fancy=False) as watch:
         for name in ("a", "b"):
             for done in (*range(13), 12):
                 watch(Progress(name=name, done=done, total=12, orders_accepted=done))
     lines = capsys.readouterr().out.splitlines()
 
-    assert len(lines) == len(set(lines)) == 12
+    assert len(lines) == len(set(lines)) == 6
     assert lines[-1].split() == ["b", "12", "of", "12", "signals,", "12", "orders"]
 
 
 @needs_rich
 def test_progress_on_a_terminal_is_a_bar_for_each(capsys):
-    with screen.watching(("one", "two"), 4, fancy=True) as watch:
+    with screen.watching({"one": 4, "two": 4}, fancy=True) as watch:
         watch(Progress(name="one", done=4, total=4, orders_accepted=9))
     shown = capsys.readouterr().out
 
@@ -92,8 +114,9 @@ def test_the_table_tells_the_findings_of_each_bot_in_its_own_column():
     )  # fmt: skip
     fired = {Fault.DROP_REQUEST: 1, Fault.SERVER_ERROR_NOT_ACCEPTED: 2, Fault.EMPTY_OK: 4, Fault.LOOKUP_ERROR: 8}
     naive = BotResult(name="plain ccxt", findings=harmed, fired=fired, retries=6)
-    run = attrs.evolve(result(events={execsafe.EventType.ORDER_IN_DOUBT: 1}), naive=naive, repeated=frozenset({often}))
-    table = {label.strip(): cells for label, *cells in report.rows(run)}
+    run = result(events={execsafe.EventType.ORDER_IN_DOUBT: 1}).pairs
+    run = attrs.evolve(run, naive=naive, repeated=frozenset({often}))
+    table = {label.strip(): cells for label, *cells in report.pair_rows(run)}
 
     assert table["of which delivered five times"] == ["1", "1"]
     assert table["orders that the venue accepted"] == ["9", "4"]
@@ -111,17 +134,29 @@ def test_the_table_tells_the_findings_of_each_bot_in_its_own_column():
     assert table["look-ups that failed"] == ["8", "0"]
 
 
+def test_the_table_of_the_waves_tells_of_stops():
+    bare = Bare(symbol="ETH/USDT:USDT", from_ms=0, to_ms=4_200, quantity=Decimal(1))
+    harmed = attrs.evolve(CALM, bare=(bare,), unprotected=(bare,), excess={"ETH/USDT:USDT": Decimal(2)},
+                          excess_usdt=Decimal("2000.5"), copies_max=4)  # fmt: skip
+    table = {label.strip(): cells for label, *cells in report.wave_rows(result(waves=harmed).waves)}
+
+    assert table["times without a stop for too long"] == ["1", "0"]
+    assert table["longest time without a stop"] == ["4.2 s", "0.0 s"]
+    assert table["excess exposure"] == ["2000.5 USDT\n(2 ETH)", "0"]
+    assert table["where one was meant, at most"] == ["4", "1"]
+
+
 def test_every_fault_of_the_demo_is_counted_in_some_row():
-    assert {fault for faults in report._KINDS.values() for fault in faults} == set(RATES)
+    assert {fault for faults in report._KINDS.values() for fault in faults} == set(STOP_RATES)
 
 
 def test_the_last_words_name_each_breach():
-    told = "\n".join(report.closing(result(breaches=["G1: twice", "G4: false"])))
+    words = "\n".join(report.closing(result(breaches=["G1: twice", "G4: false"])))
 
-    assert "EXECSAFE BROKE" in told
-    assert "- G1: twice" in told
-    assert "- G4: false" in told
-    assert "No guarantee was broken" not in told
+    assert "EXECSAFE BROKE" in words
+    assert "- G1: twice" in words
+    assert "- G4: false" in words
+    assert "No guarantee was broken" not in words
 
 
 def test_the_last_words_own_up_to_what_is_not_settled():
@@ -132,12 +167,13 @@ def test_the_last_words_own_up_to_what_is_not_settled():
         CLEAN, difference_btc=Decimal("0.5"), differences={"ETH/BTC": (Decimal(5), Decimal(0))}, naked=("pairs/x/1",)
     )
     run = result(events=events)
-    told = report.closing(attrs.evolve(run, guarded=attrs.evolve(run.guarded, findings=unsure)))[-1]
+    pairs = attrs.evolve(run.pairs, guarded=attrs.evolve(run.pairs.guarded, findings=unsure))
+    words = report.closing(attrs.evolve(run, pairs=pairs))[-1]
 
-    assert "1 could not be settled and stay counted" in told
-    assert "0.5 BTC off where an order is not settled" in told
-    assert "1 sides that could not be hedged and were reported" in told
-    assert "to the last digit" not in told
+    assert "1 could not be settled and stay counted" in words
+    assert "books that are off where an order is not settled" in words
+    assert "1 sides that could not be hedged and were reported" in words
+    assert "to the last digit" not in words
 
 
 def test_a_harmless_run_is_not_blamed_on_plain_ccxt():
@@ -145,10 +181,11 @@ def test_a_harmless_run_is_not_blamed_on_plain_ccxt():
 
 
 def test_the_opening_says_what_is_laid_out_and_that_the_windows_are_short():
-    told = " ".join(report.opening(DemoPolicy(seed=11)))
+    words = " ".join(report.opening(DemoPolicy(seed=11)))
 
-    assert "seed 11" in told
-    assert "about a second" in told
+    assert "seed 11" in words
+    assert "about a second" in words
+    assert "multiplied with 11,500" in words  # where the prices of the perpetuals come from
     assert "--no-faults" in " ".join(report.opening(DemoPolicy(faults=False)))
 
 

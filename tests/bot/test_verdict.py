@@ -8,7 +8,7 @@ import pytest
 
 import execsafe
 from execsafe.bot import verdict
-from execsafe.bot.demo import INSTRUMENTS
+from execsafe.bot.scenes import SPOT as INSTRUMENTS
 from execsafe.bot.verdict import Played
 from execsafe.model.intent import Attempt, AttemptState, IntentRecord
 from execsafe.testing.venue import Market, NewOrder, SimVenue
@@ -30,7 +30,7 @@ class World:
         undo = "undo" in suffix
         side = leg.side.opposite if undo else leg.side
         quantity = INSTRUMENTS[leg.symbol].floor_quantity(leg.quantity * Decimal(str(ratio)))
-        key = signal.key(leg, suffix)
+        key = f"{signal.id}/{leg.name}{suffix}"
         self.now_ms = max(self.now_ms + 1, next(p.started_at_ms for p in self.played if p.signal is signal))
         self.venue.set_price(leg.symbol, leg.close, self.now_ms)
         price = leg.reverse_price if undo else leg.limit_price
@@ -43,15 +43,20 @@ class World:
                 self.now_ms,
             )  # fmt: skip
         if journal:
-            self.record(key, leg, side, quantity, state or execsafe.IntentState.FILLED)
+            label = f"{leg.name}{suffix}"
+            self.record(signal, label, leg, side=side, quantity=quantity, state=state or execsafe.IntentState.FILLED)
 
-    def record(self, key, leg, side, quantity, state):
+    def record(self, signal, label, leg, *, side, quantity, state, limit_price="leg"):
         never = state in {execsafe.IntentState.REJECTED, execsafe.IntentState.FAILED_FINAL}
         filled = Decimal(0) if never else quantity
         attempt = Attempt(
-            number=1, client_order_id=key, quantity=quantity, filled_quantity=filled, state=AttemptState.FILLED
-        )
-        intent = execsafe.Intent(key=key, symbol=leg.symbol, side=side, quantity=quantity, limit_price=leg.limit_price)
+            number=1, client_order_id=f"{signal.id}/{label}", quantity=quantity, filled_quantity=filled,
+            state=AttemptState.FILLED,
+        )  # fmt: skip
+        intent = execsafe.Intent(
+            key=signal.id, leg=label, symbol=leg.symbol, side=side, quantity=quantity,
+            limit_price=leg.limit_price if limit_price == "leg" else limit_price,
+        )  # fmt: skip
         self.records.append(IntentRecord(intent=intent, quantity=quantity, attempts=(attempt,), state=state))
 
     def trade(self, signal, ratio=1):
@@ -67,6 +72,7 @@ class World:
             meant=verdict.meant_of(self.records, self.played),
             book=truth if book is None else book,
             instruments=INSTRUMENTS,
+            records=self.records,
         )
 
     def breaches(self, reported=(), **judged):
@@ -145,6 +151,33 @@ def test_what_was_undone_is_not_naked(world, trade):
 
     assert world.judge().naked == ()
     assert world.breaches() == ()
+
+
+def test_a_market_order_that_undoes_a_leg_belongs_to_the_signal_that_the_journal_names(world, trade):
+    entry = trade[0]
+    world.order(entry, entry.lead)
+    side, quantity = entry.lead.side.opposite, entry.lead.quantity
+    world.now_ms += 1
+    world.venue.submit(
+        NewOrder(symbol=entry.lead.symbol, side=side, quantity=quantity, type="market",
+                 client_order_id=f"{entry.id}/close-1.1"),
+        world.now_ms,
+    )  # fmt: skip
+    state = execsafe.IntentState.FILLED
+    world.record(entry, "close-1.1", entry.lead, side=side, quantity=quantity, state=state, limit_price=None)
+
+    assert (world.judge().naked, world.judge().strays) == ((), 0)
+    assert world.breaches() == ()
+
+
+@pytest.mark.row("S0-28", "S2-38")
+def test_how_often_orders_came_to_exist_is_counted_where_one_was_meant(world, trade):
+    entry = trade[0]
+    world.order(entry, entry.lead, copies=3)
+    world.order(entry, entry.hedge, Decimal("0.5"))
+    world.order(entry, entry.hedge, Decimal("0.5"), suffix="-2")
+
+    assert world.judge().orders_per_meant == {3: 1, 1: 2}
 
 
 def test_a_rest_that_nobody_could_trade_is_not_naked(world, trade):

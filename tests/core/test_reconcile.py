@@ -150,6 +150,12 @@ def test_a_difference_is_told_once_a_second_later_reading_shows_the_same(book, v
     assert (kinds(third), third.actions) == ([], ())
 
 
+def test_where_only_spot_is_traded_nothing_waits_for_positions_that_cannot_be_read():
+    spot = attrs.evolve(seen(book=[long(1, SPOT)], venue=DOWN, instruments={}), orders={}, balances=balances(1, T0))
+    assert "positions" not in after(spot).unread
+    assert "positions" in after(seen(book=[long(1)], venue=DOWN)).unread
+
+
 def test_a_difference_that_changes_starts_anew():
     assert after(seen(book=[long(1)]), later({"book": [long(1)]}, venue=[shown("0.5")])).pending
     assert not after(seen(book=[long(1)]), later({"book": [long(1)]}, venue=[shown(1)])).record.findings

@@ -62,12 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True, help="let things go wrong")
     demo.add_argument("--fast", action="store_true", help=f"only {_SIGNALS_FAST} signals: a few seconds")
     demo.add_argument("--plain", action="store_true", help="plain text, also on a terminal")
+    demo.add_argument("--report", type=Path, metavar="PATH", help="write the whole run as one HTML page")
     demo.set_defaults(run=_demo)
 
     intents = commands.add_parser("intents", help="list the intents in a store; changes nothing")
     intents.add_argument("store", help="e.g. sqlite:///orders.db")
     intents.add_argument("--all", action="store_true", help="also those that have ended")
     intents.set_defaults(run=_intents)
+
+    report = commands.add_parser("report", help="make an HTML page of what a store tells; changes nothing")
+    report.add_argument("store", help="e.g. sqlite:///orders.db")
+    report.add_argument("--out", required=True, type=Path, metavar="PATH", help="where to write it")
+    report.set_defaults(run=_report)
 
     run = commands.add_parser("run", help="trade at a venue: its sandbox, unless the configuration says live twice")
     run.add_argument("--config", required=True, type=Path, help="a TOML file; keys come from the environment")
@@ -92,25 +98,57 @@ def _signals(text: str) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        from execsafe.bot import demo, report, screen
-        from execsafe.bot.guarded import GuardedBot
-        from execsafe.bot.naive import NaiveBot
+        from execsafe.bot import demo, report, run_report, screen, stage
     except ModuleNotFoundError as error:
         raise execsafe.InvalidInput(f"the demo needs {error.name}: pip install 'execsafe[bot]'") from None
+    if options.report is not None:
+        _writable(options.report)
     count = options.signals or (_SIGNALS_FAST if options.fast else _SIGNALS_MAX)
-    policy = demo.DemoPolicy(seed=options.seed, signals=count, faults=options.faults)
+    policy = stage.DemoPolicy(seed=options.seed, signals=count, faults=options.faults)
     fancy = screen.is_fancy() and not options.plain
     for paragraph in (*report.opening(policy), ""):
         screen.say(paragraph)
-    names = NaiveBot.name, GuardedBot.name
-    with screen.watching(names, count, fancy=fancy) as watch:
+    with screen.watching(report.runs(policy), fancy=fancy) as watch:
         result = anyio.run(functools.partial(demo.run_demo, policy, watch=watch))
-    screen.say()
-    screen.table("What the venues' ledgers say", ("", *names), report.rows(result), fancy=fancy)
+    for title, rows in report.tables(result):
+        screen.say()
+        screen.table(title, ("", *report.NAMES), rows, fancy=fancy)
     screen.say()
     for paragraph in report.closing(result):
         screen.say(paragraph)
+    if options.report is None:
+        screen.say("The whole run as a page, with every position and every doubt: execsafe demo --report report.html")
+    else:
+        _write_page(run_report.of_demo(result), options.report)
+        screen.say(f"Report: {options.report}")
     return _BROKEN if result.breaches else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    try:
+        from execsafe.bot import journal, run_report, screen
+    except ModuleNotFoundError as error:
+        raise execsafe.InvalidInput(f"reports need {error.name}: pip install 'execsafe[bot]'") from None
+    store = journal.open_existing(options.store)
+    _writable(options.out)
+    name = Path(options.store.partition("://")[2].partition("?")[0]).name if "@" not in options.store else "database"
+    _write_page(anyio.run(run_report.of_store, store, name), options.out)
+    screen.say(f"Report: {options.out}")
+    return 0
+
+
+def _writable(path: Path) -> None:
+    """Find out before a minute's work that its report could not be written."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise execsafe.InvalidInput(
+            f"a report cannot be written to {path}: there must be a folder, and no folder there"
+        )
+
+
+def _write_page(report: Any, path: Path) -> None:
+    from execsafe.bot.report_page import render
+
+    path.write_text(render(report), encoding="utf-8")
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,281 +1,243 @@
-"""``execsafe demo``: one strategy, two bots, the same faults, and the venue's ledger as the judge.
+"""``execsafe demo``: two strategies, each twice, the same faults, and the venue's ledger as the judge.
 
-Each bot trades at a simulated venue of its own, through the real ccxt client over HTTP on loopback. Prices,
-signals, repeated deliveries and faults are the same for both and follow from the seed: the n-th create request
-of a signal meets the same fault at either venue, whatever went on before.
+Each of the four bots trades at a simulated venue of its own, through the real ccxt client over HTTP on loopback.
+Prices, signals, repeated deliveries and faults follow from the seed. In ``pairs`` the n-th create request of a signal
+meets the same fault at either venue, whatever went on before. ``waves`` runs in real time, with several positions at
+once: there it is the n-th create request of the run, and what it is for depends on what the bot did before.
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import anyio
 import attrs
 
 import execsafe
-from execsafe.bot import candles, pairs, verdict
+from execsafe.bot import guarded, verdict, verdict_waves
 from execsafe.bot.guarded import GuardedBot
-from execsafe.bot.journal import all_records
 from execsafe.bot.naive import NaiveBot
+from execsafe.bot.naive_waves import NaiveWaves
 from execsafe.bot.pairs import Signal
-from execsafe.bot.screen import Progress, Watch
-from execsafe.testing.faults import Fault, FaultPlan
-from execsafe.testing.http import VenueServer
-from execsafe.testing.venue import Market, SimVenue
+from execsafe.bot.policy import DeskPolicy
+from execsafe.bot.scenes import pairs_scene, waves_scene
+from execsafe.bot.screen import Watch
+from execsafe.bot.stage import READ_LAG_S, DemoPolicy, Scene, Shown, Stage, deliveries
+from execsafe.bot.strategy import Open
+from execsafe.bot.targets import Targets, all_targets
+from execsafe.bot.verdict import Findings, Played
+from execsafe.bot.verdict_waves import WaveFindings
+from execsafe.core.funnel import Funnel
+from execsafe.testing.faults import Fault
+from execsafe.testing.ledger import Ledger
 
-# The demo's clockwork. The same figures configure the simulated venue and the profile, so what the bot takes to
-# be true of the venue is true; they are short so that an order in doubt is settled in about a second.
-WINDOW_S: Final = 1.0  # for how long after signing the venue accepts a request (recvWindow)
-TIMEOUT_S: Final = 0.4  # when the ccxt client gives up waiting
-READ_LAG_S: Final = 0.08  # how old the state is that the venue's views show
-SKEW_S: Final = 0.05
-LOOK_INTERVAL_S: Final = 0.15
+_Facts = TypeVar("_Facts")
+_Wish = TypeVar("_Wish")
 
-INSTRUMENTS: Final[Mapping[str, execsafe.Instrument]] = {
-    "ETH/BTC": execsafe.Instrument(
-        symbol="ETH/BTC", base="ETH", quote="BTC", tick_size="0.000001", step_size="0.001",
-        min_quantity="0.001", max_quantity="100000", min_notional="0.0001",
-    ),
-    "LTC/BTC": execsafe.Instrument(
-        symbol="LTC/BTC", base="LTC", quote="BTC", tick_size="0.000001", step_size="0.01",
-        min_quantity="0.01", max_quantity="100000", min_notional="0.0001",
-    ),
-}  # fmt: skip
-
-RATES: Final[Mapping[Fault, float]] = {
-    Fault.DROP_REQUEST: 0.05,
-    Fault.DROP_REPLY: 0.07,
-    Fault.DELAY_REQUEST: 0.04,
-    Fault.LATE_ARRIVAL_AFTER_LOOK: 0.02,
-    Fault.TRUNCATED_BODY: 0.03,
-    Fault.RESET_CONNECTION: 0.04,
-    Fault.SERVER_ERROR_ACCEPTED: 0.04,
-    Fault.SERVER_ERROR_NOT_ACCEPTED: 0.03,
-    Fault.EMPTY_OK: 0.03,
-    Fault.RATE_LIMITED: 0.02,
-    Fault.TIMESTAMP_REJECT: 0.02,
-    Fault.REJECT_FUNDS: 0.02,
-    Fault.PARTIAL_FILL: 0.15,
-    Fault.LOOKUP_ERROR: 0.10,
-}
-"""How often what goes wrong. Far worse than any venue on any day, so that a minute shows what months would."""
-
-_REPEATED_RATIO: Final = 0.25
-
-
-class Bot(Protocol):
-    """What the demo needs of a bot."""
-
-    name: str
-
-    async def handle(self, signal: Signal) -> None:
-        """Carry out one delivery of a signal."""
-        ...
-
-    async def finish(self) -> None:
-        """Settle what is left at the end."""
-        ...
+KNOWABLE_S: Final = guarded.WAVES.gateway.request_timeout_s + READ_LAG_S + 2 * 0.15
+"""How long after a fill a bot can know of it if the answer was lost: its time-out, the lag of the views, two looks."""
 
 
 @attrs.frozen(kw_only=True)
-class DemoPolicy:
-    """What to run: *seed* of faults and deliveries, how many *signals* of those in the candles, *faults* or none."""
+class BotResult(Generic[_Facts]):
+    """One bot's run: the findings, the faults it met, and what else is known of it.
 
-    seed: int = 7
-    signals: int = 48
-    faults: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class BotResult:
-    """One bot's run: the findings, the faults it met, and (execsafe only) what its events say."""
+    ``told`` are the events of execsafe's parts, ``residuals`` the signals whose rest could not be hedged. ``tape`` has
+    the prices by symbol and ``ledger`` what happened at the venue; both are for reports.
+    """
 
     name: str
-    findings: verdict.Findings
+    findings: _Facts
     fired: Mapping[Fault, int]
-    events: Mapping[execsafe.EventType, int] = attrs.field(factory=dict)
+    told: tuple[execsafe.Event, ...] = ()
     retries: int = 0
     residuals: int = 0
+    funnel: Funnel | None = None
+    targets: tuple[Targets, ...] = ()
+    ledger: Ledger = attrs.field(factory=Ledger, repr=False, eq=False)
+    tape: Mapping[str, Sequence[tuple[int, Decimal]]] = attrs.field(factory=dict, repr=False)
+
+    @property
+    def events(self) -> Counter[execsafe.EventType]:
+        """How often what was told."""
+        return Counter(event.type for event in self.told)
+
+
+@attrs.frozen(kw_only=True)
+class StrategyResult(Generic[_Facts]):
+    """Both runs of one strategy, which signals were delivered five times, and the guarantees that execsafe broke."""
+
+    naive: BotResult[_Facts]
+    guarded: BotResult[_Facts]
+    repeated: frozenset[str] = frozenset()
+    breaches: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class DemoResult:
-    """Both runs, which signals were delivered five times, and the guarantees that execsafe broke."""
+    """All runs."""
 
-    naive: BotResult
-    guarded: BotResult
-    repeated: frozenset[str]
-    breaches: tuple[str, ...]
+    policy: DemoPolicy
+    pairs: StrategyResult[Findings]
+    waves: StrategyResult[WaveFindings]
 
-
-Audit = Callable[..., tuple[str, ...]]
-
-
-def demo_signals(count: int) -> tuple[Signal, ...]:
-    """The first *count* signals in the recorded candles."""
-    return tuple(pairs.signals(_candles(), (INSTRUMENTS["ETH/BTC"], INSTRUMENTS["LTC/BTC"])))[:count]
+    @property
+    def breaches(self) -> tuple[str, ...]:
+        """The guarantees that execsafe broke; none is as promised."""
+        return (*self.pairs.breaches, *self.waves.breaches)
 
 
-def deliveries(signal: Signal, policy: DemoPolicy) -> tuple[int, int]:
-    """How often a signal is delivered: at once, and again after it was handled. Mostly (1, 0), some five times."""
-    rng = random.Random(f"{policy.seed}/deliveries/{signal.id}")  # noqa: S311 - a plan, not a secret
-    return (3, 2) if policy.faults and rng.random() < _REPEATED_RATIO else (1, 0)
+Audit: TypeAlias = Callable[..., tuple[str, ...]]
+_Judged: TypeAlias = tuple[BotResult[_Facts], tuple[str, ...]]
+_Run: TypeAlias = tuple[GuardedBot[_Wish], Stage[_Wish], list[Shown[_Wish]]]
+
+
+@attrs.frozen(kw_only=True)
+class Audits:
+    """Who decides which guarantees were broken, by strategy."""
+
+    pairs: Audit = verdict.breaches
+    waves: Audit = verdict_waves.wave_breaches
 
 
 async def run_demo(
-    policy: DemoPolicy, *, watch: Watch = lambda _progress: None, audit: Audit = verdict.breaches
+    policy: DemoPolicy, *, watch: Watch = lambda _progress: None, audits: Audits | None = None
 ) -> DemoResult:
-    """Run both bots beside each other and judge them. Runs on asyncio, as ccxt does.
+    """Run all four bots beside each other and judge them. Runs on asyncio, as ccxt does.
 
-    *watch* is told of every signal that is done; *audit* decides which guarantees were broken.
+    *watch* is told of every signal that is done; *audits* decide which guarantees were broken.
     """
-    signals = demo_signals(policy.signals)
-    results: dict[str, Any] = {}
+    audits = audits if audits is not None else Audits()
+    pairs, waves = pairs_scene(policy), waves_scene(policy)
+    done: dict[str, Any] = {}
 
-    async def naive() -> None:
-        results["naive"] = await _run_naive(signals, policy, watch)
-
-    async def guarded() -> None:
-        results["guarded"], results["breaches"] = await _run_guarded(signals, policy, watch, audit)
+    async def keep(name: str, run: Callable[[], Any]) -> None:
+        done[name] = await run()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(naive)
-        tasks.start_soon(guarded)
-    repeated = frozenset(signal.id for signal in signals if deliveries(signal, policy) != (1, 0))
-    return DemoResult(repeated=repeated, **results)
-
-
-async def _run_naive(signals: Sequence[Signal], policy: DemoPolicy, watch: Watch) -> BotResult:
-    async with Stage(policy) as stage:
-        bot = NaiveBot(stage.exchange)
-        played = await stage.play(bot, signals, watch)
-        findings = verdict.judge(
-            stage.venue.ledger, played, meant=bot.meant, book=bot.positions(), instruments=INSTRUMENTS
-        )
-        return BotResult(name=bot.name, findings=findings, fired=stage.fired, retries=bot.retries)
-
-
-async def _run_guarded(
-    signals: Sequence[Signal], policy: DemoPolicy, watch: Watch, audit: Audit
-) -> tuple[BotResult, tuple[str, ...]]:
-    events: Counter[execsafe.EventType] = Counter()
-    with tempfile.TemporaryDirectory(prefix="execsafe-demo-") as folder:
-        store = f"sqlite:///{quote(str(Path(folder, 'orders.db')))}"
-        async with Stage(policy) as stage:
-            guarded = execsafe.wrap(
-                stage.exchange,
-                store=store,
-                profile=demo_profile(),
-                request_timeout_s=TIMEOUT_S * 1.5,  # ccxt's own time-out comes first
-                look_interval_s=LOOK_INTERVAL_S,
-                listeners=(lambda event: events.update([event.type]),),
-            )
-            async with guarded:
-                bot = GuardedBot(guarded, INSTRUMENTS)
-                played = await stage.play(bot, signals, watch)
-                records = await all_records(guarded.store)
-            ledger = stage.venue.ledger
-            findings = verdict.judge(
-                ledger,
-                played,
-                meant=verdict.meant_of(records, played),
-                book=bot.positions(),
-                instruments=INSTRUMENTS,
-            )
-            breaches = audit(ledger, records, findings, {*bot.residuals, *bot.unsettled})
-            result = BotResult(
-                name=bot.name, findings=findings, fired=stage.fired, events=events, residuals=len(bot.residuals)
-            )
-            return result, breaches
-
-
-def demo_profile() -> execsafe.VenueProfile:
-    """Binance's row with the short windows of the demo's venue."""
-    return attrs.evolve(
-        execsafe.profile_for("binance"), expiry_window_s=WINDOW_S, read_lag_s=READ_LAG_S, clock_skew_s=SKEW_S
+        tasks.start_soon(keep, "pairs, naive", lambda: _naive_pairs(pairs, policy, watch))
+        tasks.start_soon(keep, "pairs", lambda: _guarded_pairs(pairs, policy, watch, audits.pairs))
+        tasks.start_soon(keep, "waves, naive", lambda: _naive_waves(waves, policy, watch))
+        tasks.start_soon(keep, "waves", lambda: _guarded_waves(waves, policy, watch, audits.waves))
+    return DemoResult(
+        policy=policy,
+        pairs=_side_by_side(done, "pairs", pairs, policy),
+        waves=_side_by_side(done, "waves", waves, policy),
     )
 
 
-class Stage:
-    """A venue with its prices, its faults, and a ccxt client that talks to it. An async context manager."""
+def _side_by_side(done: Mapping[str, Any], name: str, scene: Scene[Any], policy: DemoPolicy) -> StrategyResult[Any]:
+    result, breaches = done[name]
+    repeated = frozenset(cue.id for cue in scene.cues if deliveries(cue.id, policy) != (1, 0))
+    return StrategyResult(naive=done[f"{name}, naive"], guarded=result, repeated=repeated, breaches=breaches)
 
-    def __init__(self, policy: DemoPolicy) -> None:
-        self.policy = policy
-        self.venue: SimVenue = SimVenue(
-            # As for an account that pays its fees in another currency: what fills is what is owned.
-            [Market(instrument=instrument, fee_in_base=False) for instrument in INSTRUMENTS.values()],
-            read_lag_ms=round(READ_LAG_S * 1000),
+
+# --- pairs ---------------------------------------------------------------------------------------------------
+
+
+def _played(shown: Sequence[Shown[Signal]]) -> list[Played]:
+    return [Played(item.cue.wish, item.started_at_ms) for item in shown]
+
+
+async def _naive_pairs(scene: Scene[Signal], policy: DemoPolicy, watch: Watch) -> BotResult[Findings]:
+    async with Stage(scene, policy) as stage:
+        bot = NaiveBot(stage.exchange)
+        played = _played(await stage.play(bot, watch))
+        ledger = stage.venue.ledger
+        found = verdict.judge(ledger, played, meant=bot.meant, book=bot.positions(), instruments=scene.instruments)
+        return _result(bot.name, found, stage, retries=bot.retries)
+
+
+async def _guarded_pairs(scene: Scene[Signal], policy: DemoPolicy, watch: Watch, audit: Audit) -> _Judged[Findings]:
+    async def judged(run: _Run[Signal]) -> _Judged[Findings]:
+        bot, stage, shown = run
+        played, ledger = _played(shown), stage.venue.ledger
+        found = verdict.judge(
+            ledger,
+            played,
+            meant=verdict.meant_of(bot.records, played),
+            book=bot.positions(),
+            instruments=scene.instruments,
+            records=bot.records,
         )
-        self.server: VenueServer = VenueServer({"binance": self.venue}, client_timeout_ms=round(TIMEOUT_S * 1000))
-        self.exchange: Any = None
-        self.fired: Counter[Fault] = Counter()
-        self._plans: list[FaultPlan] = []
-        self._stack = contextlib.AsyncExitStack()
+        residuals = {e.subject for e in bot.events if e.type is execsafe.EventType.RESIDUAL_EXPOSURE}
+        unsettled = {record.intent.key for record in bot.records if not record.state.is_terminal}
+        breaches = audit(ledger, bot.records, found, residuals | unsettled)
+        return _result(bot.name, found, stage, told=tuple(bot.events), residuals=len(residuals)), breaches
 
-    async def __aenter__(self) -> Stage:
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self.server)
-            self.exchange = self.server.exchange(
-                "binance",
-                timeout=round(TIMEOUT_S * 1000),
-                options={"recvWindow": round(WINDOW_S * 1000)},
-            )
-            await self.exchange.load_markets()
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._stack.aclose()
-
-    async def play(self, bot: Bot, signals: Sequence[Signal], watch: Watch) -> list[verdict.Played]:
-        """Let the candles run by, deliver each signal at its candle, and wait until nothing is on its way."""
-        at = {signal.at_ms: signal for signal in signals}
-        played: list[verdict.Played] = []
-        for pair in _candles():
-            now_ms = self.server.advance()
-            for symbol, candle in zip(INSTRUMENTS, pair, strict=True):
-                self.venue.set_price(symbol, candle.close, now_ms)
-            signal = at.get(pair[0].opened_at_ms)
-            if signal is not None:
-                played.append(verdict.Played(signal, now_ms))
-                await self._deliver(bot, signal)
-                watch(self._progress(bot, len(played), len(signals)))
-        self._set_plan(FaultPlan.none())
-        await bot.finish()
-        if self.policy.faults:  # a request that the wire still holds lands within its window, or never
-            await anyio.sleep(WINDOW_S + SKEW_S)
-            self.server.advance()
-        for plan in self._plans:
-            self.fired.update(plan.fired)
-        watch(self._progress(bot, len(played), len(signals)))
-        return played
-
-    async def _deliver(self, bot: Bot, signal: Signal) -> None:
-        seed = random.Random(f"{self.policy.seed}/faults/{signal.id}").getrandbits(32)  # noqa: S311
-        self._set_plan(FaultPlan(seed, RATES if self.policy.faults else {}))
-        at_once, again = deliveries(signal, self.policy)
-        async with anyio.create_task_group() as tasks:
-            for _ in range(at_once):
-                tasks.start_soon(bot.handle, signal)
-        for _ in range(again):
-            await bot.handle(signal)
-
-    def _set_plan(self, plan: FaultPlan) -> None:
-        self._plans.append(plan)
-        self.server.plans["binance"] = plan
-
-    def _progress(self, bot: Bot, done: int, total: int) -> Progress:
-        return Progress(name=bot.name, done=done, total=total, orders_accepted=len(self.venue.ledger.accepted()))
+    return await _at_a_desk(scene, policy, watch, guarded.PAIRS, judged)
 
 
-def _candles() -> tuple[tuple[candles.Candle, candles.Candle], ...]:
-    first, second = (candles.recorded(symbol) for symbol in INSTRUMENTS)
-    return candles.paired(first, second)
+# --- waves ---------------------------------------------------------------------------------------------------
+
+
+async def _naive_waves(scene: Scene[Open], policy: DemoPolicy, watch: Watch) -> BotResult[WaveFindings]:
+    async with Stage(scene, policy) as stage:
+        bot = NaiveWaves(stage.exchange)
+        shown = await stage.play(bot, watch)
+        found = _judge_waves(stage, shown, list(bot.meant.values()), bot.positions())
+        return _result(bot.name, found, stage, retries=bot.retries)
+
+
+async def _guarded_waves(scene: Scene[Open], policy: DemoPolicy, watch: Watch, audit: Audit) -> _Judged[WaveFindings]:
+    async def judged(run: _Run[Open]) -> _Judged[WaveFindings]:
+        bot, stage, shown = run
+        found = _judge_waves(stage, shown, verdict_waves.meant_by(bot.records), bot.positions())
+        alarms = [event for event in bot.events if event.type is execsafe.EventType.POSITION_UNPROTECTED]
+        breaches = audit(stage.venue.ledger, bot.records, found, alarms)
+        targets = await all_targets(bot.desk.store, _opened(bot.events))
+        return (
+            _result(
+                bot.name, found, stage, told=tuple(bot.events), funnel=bot.desk.gate.funnel, targets=tuple(targets)
+            ),
+            breaches,
+        )
+
+    return await _at_a_desk(scene, policy, watch, guarded.WAVES, judged)
+
+
+def _judge_waves(
+    stage: Stage[Open], shown: Sequence[Shown[Open]], meant: Sequence[verdict_waves.Meant], book: Mapping[str, Decimal]
+) -> WaveFindings:
+    return verdict_waves.judge_waves(
+        stage.venue.ledger,
+        signals=len(shown),
+        meant=meant,
+        book=book,
+        prices={symbol: tape[-1][1] for symbol, tape in stage.tape.items()},
+        deadline_ms=round((guarded.WAVES.protection.deadline_s + KNOWABLE_S) * 1000),
+    )
+
+
+def _opened(events: Sequence[execsafe.Event]) -> list[str]:
+    return [event.subject for event in events if event.type is execsafe.EventType.POSITION_OPENED]
+
+
+# --- both ----------------------------------------------------------------------------------------------------
+
+
+async def _at_a_desk(
+    scene: Scene[_Wish],
+    policy: DemoPolicy,
+    watch: Watch,
+    desk: DeskPolicy,
+    judged: Callable[[_Run[_Wish]], Awaitable[_Judged[_Facts]]],
+) -> _Judged[_Facts]:
+    """Play a scene at a desk with a store of its own; what *judged* makes of it while both are still there."""
+    with tempfile.TemporaryDirectory(prefix="execsafe-demo-") as folder:
+        store = f"sqlite:///{quote(str(Path(folder, 'orders.db')))}"
+        async with Stage(scene, policy) as stage, GuardedBot(scene, stage.exchange, store, desk) as bot:
+            shown = await stage.play(bot, watch)
+            return await judged((bot, stage, shown))
+
+
+def _result(name: str, findings: _Facts, stage: Stage[Any], **more: Any) -> BotResult[_Facts]:
+    return BotResult(
+        name=name, findings=findings, fired=stage.fired, ledger=stage.venue.ledger, tape=stage.tape, **more
+    )

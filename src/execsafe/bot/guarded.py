@@ -1,141 +1,128 @@
-"""The same pairs bot through execsafe: every order has a key, the hedge follows what filled, nothing is guessed.
+"""Both strategies at :class:`~execsafe.bot.desk.TradingDesk`: no logic of their own about orders, only thresholds.
 
-There is no memory of signals done and no lock: the keys are the memory. A signal that is delivered again walks
-through the same calls and gets the recorded answers.
+Time constants are those of the demo's venues: short, so that what is in doubt is settled in about a second.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
 import execsafe
-from execsafe.bot.pairs import Leg, Signal
+from execsafe.bot import stage
+from execsafe.bot.desk import Came, TradingDesk
+from execsafe.bot.journal import all_records
+from execsafe.bot.pairs import Signal
+from execsafe.bot.policy import DeskPolicy
+from execsafe.bot.stage import Scene
+from execsafe.bot.strategy import Close, Decision, Open
+from execsafe.core.backoff import Backoff
 
-_log = logging.getLogger("execsafe.bot.guarded")
-_TRIES: Final = 5
-_ENDED: Final = frozenset({"closed", "canceled", "expired", "rejected"})
-_ZERO: Final = Decimal(0)
+_Wish = TypeVar("_Wish")
+_REQUEST_S: Final = stage.TIMEOUT_S * 1.5  # ccxt's own time-out comes first
+_STOP_S: Final = 8.0
+
+_SHARED: Final = DeskPolicy(
+    settle_s=0.5,
+    reconcile=execsafe.ReconcilePolicy(interval_s=2.0, confirm_after_s=0.3),
+    # Every tenth reading fails: whoever refuses an entry for each of them shows less of what is to be shown, and the
+    # simulated venue has one price and no depth to judge.
+    pretrade=execsafe.PreTradePolicy(spread=None, depth=None, band=None, rate=None),
+    safety=execsafe.SafetyPolicy(cool_down_s=1.0, cool_down_max_s=2.0, escalate_after=100),
+    gateway=execsafe.GatewayPolicy(request_timeout_s=_REQUEST_S),
+    looks=execsafe.LookPolicy(interval_s=0.15, spacing_s=0.01, timeout_s=_REQUEST_S),
+    prices=execsafe.PricePolicy(hot_s=0.2, cold_s=0.5, soft_hot_s=0.1, soft_cold_s=0.2, held_ttl_s=0.2, retry_s=0.05),
+)
+
+PAIRS: Final = attrs.evolve(
+    _SHARED,
+    stop_positions=False,
+    # Each trade is judged by itself: nothing is carried over from one to the next.
+    hedging=execsafe.HedgePolicy(
+        poll_interval_s=0.05, unwind_pause_s=0.05, watch_s=5.0, verify_timeout_s=2.0, carry_residual=False
+    ),
+)
+
+WAVES: Final = attrs.evolve(
+    _SHARED,
+    notional=Decimal(1_000),
+    leverage=5,
+    targets_s=0.1,
+    opening=execsafe.OpeningPolicy(entry_timeout_s=1.0, poll_s=0.05, settle_s=5.0),
+    protection=execsafe.ProtectionPolicy(
+        deadline_s=3.0, tries=3, retry_s=0.05, try_timeout_s=_REQUEST_S, release_s=4.0, interval_s=0.15
+    ),
+    exits=execsafe.ExitPolicy(
+        exit_ioc_ttl_ms=800,
+        backoff=Backoff(base_s=0.05, jitter=0.5),
+        cool_down_ms=300,
+        cool_down_max_ms=2_000,
+        confirm_pause_ms=200,
+    ),
+    trailing=execsafe.TrailingPolicy(
+        activation=execsafe.Bps(80), callback=execsafe.Bps(50), breakeven=execsafe.Bps(40), min_interval_ms=150
+    ),
+)
 
 
-@attrs.frozen
-class Holding:
-    """What one order came to: signed quantity in base, sales negative."""
-
-    symbol: str
-    quantity: Decimal
-
-
-class GuardedBot:
-    """Trades signals on an exchange object from :func:`execsafe.wrap`.
-
-    Args:
-        exchange: the guarded exchange; its store is the bot's memory.
-        instruments: limits by symbol, for what is too small to be traded.
+class GuardedBot(Generic[_Wish]):
+    """A desk as the stage plays with it. An async context manager.
 
     Attributes:
-        book: what each order came to, by intent key. A repeated answer changes nothing.
-        residuals: what could neither be hedged nor undone, in base of the leading leg, by signal id.
-        unsettled: signals that wait for an order in doubt.
-        again: how often a delivery was answered without doing anything.
+        events: all that the desk told, in order.
+        came: what every delivery came to, by the signal's id.
+        records: every intent in the journal; after the end.
     """
 
     name = "execsafe"
 
-    def __init__(self, exchange: Any, instruments: Mapping[str, execsafe.Instrument]) -> None:
-        self.exchange = exchange
-        self.instruments = instruments
-        self.book: dict[str, Holding] = {}
-        self.residuals: dict[str, Decimal] = {}
-        self.again: int = 0
-        self.unsettled: dict[str, Signal] = {}
+    def __init__(self, scene: Scene[_Wish], exchange: Any, store: str, policy: DeskPolicy) -> None:
+        self.policy = policy
+        self.events: list[execsafe.Event] = []
+        self.came: dict[str, list[Came]] = {}
+        self.records: list[execsafe.IntentRecord] = []
+        self.desk: TradingDesk = TradingDesk(
+            execsafe.CcxtAdapter(exchange, profile=stage.profile(scene.face)),
+            execsafe.open_store(store),
+            policy,
+            symbols=tuple(scene.markets),
+            listeners=(self.events.append,),
+        )
+        self._stack = contextlib.AsyncExitStack()
 
-    async def handle(self, signal: Signal) -> None:
+    async def __aenter__(self) -> GuardedBot[_Wish]:
+        await self._stack.enter_async_context(self.desk.running())
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self._stack.__aexit__(*exc)
+
+    async def handle(self, wish: _Wish) -> None:
         """Carry a signal out, or go on with it where it stands."""
-        try:
-            await self._trade(signal)
-            self.unsettled.pop(signal.id, None)
-        except execsafe.AlreadyInFlight:
-            self.again += 1  # another delivery of it is being carried out
-        except execsafe.OutcomeUnknown:
-            self.unsettled[signal.id] = signal  # journalled, counted, watched; looked at again at the end
+        decision = self._decision(wish)
+        self.came.setdefault(decision.id, []).append(await self.desk.carry_out(decision))
+
+    async def look(self, prices: Mapping[str, Decimal]) -> None:
+        """Nothing to do: the desk looks by itself."""
 
     async def finish(self) -> None:
-        """Settle what is open, then go on with the signals that had to wait for it."""
-        await self.exchange.recover()
-        for signal in list(self.unsettled.values()):
-            await self.handle(signal)
+        """End gracefully: waves flat, pairs as they are; then read what the journal has."""
+        await self.desk.stop(flat=self.policy.stop_positions, timeout_s=_STOP_S)
+        self.records = await all_records(self.desk.store)
 
     def positions(self) -> dict[str, Decimal]:
         """The book by symbol, for comparison with the venue's ledger."""
-        symbols = {holding.symbol for holding in self.book.values()}
-        return {s: sum((h.quantity for h in self.book.values() if h.symbol == s), _ZERO) for s in sorted(symbols)}
+        held = self.desk.book.open_positions(self.policy.account)
+        return {position.symbol: position.side.sign * position.quantity for position in held}
 
-    # --- one signal -------------------------------------------------------------------------------
-
-    async def _trade(self, signal: Signal) -> None:
-        lead, hedge = signal.legs
-        wanted = lead.quantity, hedge.quantity
-        if signal.closes is not None:  # what is really held, not what was once asked for
-            wanted = self._held(signal.closes, lead), self._held(signal.closes, hedge)
-        led = await self._work(signal, lead, wanted[0], tries=1 if signal.closes is None else _TRIES)
-        if not led:
-            return
-        target = self.instruments[hedge.symbol].floor_quantity(led * wanted[1] / wanted[0])
-        hedged = await self._work(signal, hedge, target, tries=_TRIES)
-        if hedged >= target:
-            return
-        surplus = led - hedged * wanted[0] / wanted[1]
-        surplus -= await self._work(signal, lead, surplus, tries=_TRIES, undo=True)
-        if self._is_tradable(lead, surplus):
-            self.residuals[signal.id] = surplus
-            _log.warning("%s: %s %s could neither be hedged nor undone", signal.id, surplus, lead.symbol)
-
-    def _held(self, signal_id: str, leg: Leg) -> Decimal:
-        """What the orders of a signal's leg left, as the quantity that an order on *leg*'s side would close."""
-        prefix = f"{signal_id}/{leg.name}"
-        held = sum((h.quantity for key, h in self.book.items() if key.startswith(prefix)), _ZERO)
-        return max(_ZERO, -held if leg.side is execsafe.Side.BUY else held)
-
-    async def _work(self, signal: Signal, leg: Leg, quantity: Decimal, *, tries: int, undo: bool = False) -> Decimal:
-        """Trade *quantity* of a leg in at most *tries* orders; return what filled.
-
-        Each order is for what is left and has a key of its own, so the keys of a signal are the same whenever
-        it is delivered.
-        """
-        filled = _ZERO
-        for number in range(1, tries + 1):
-            rest = self.instruments[leg.symbol].floor_quantity(quantity - filled)
-            if not self._is_tradable(leg, rest):
-                break
-            suffix = ("-undo" if undo else "") + ("" if number == 1 else f"-{number}")
-            filled += await self._order(signal.key(leg, suffix), leg, rest, undo=undo)
-        return filled
-
-    def _is_tradable(self, leg: Leg, quantity: Decimal) -> bool:
-        instrument = self.instruments[leg.symbol]
-        worth = instrument.notional(quantity, min(leg.limit_price, leg.reverse_price))
-        return quantity >= (instrument.min_quantity or instrument.step_size or _ZERO) and worth > (
-            instrument.min_notional or _ZERO
-        )
-
-    async def _order(self, key: str, leg: Leg, quantity: Decimal, *, undo: bool) -> Decimal:
-        import ccxt  # loaded already by whoever made the exchange
-
-        side = leg.side.opposite if undo else leg.side
-        price = leg.reverse_price if undo else leg.limit_price
-        try:
-            order = await self.exchange.create_order(
-                leg.symbol, "limit", side.value, quantity, price, {"timeInForce": "IOC", "intentKey": key}
-            )
-        except (execsafe.NotPlaced, ccxt.BaseError):  # a definite no: nothing is there
-            return _ZERO
-        if order["status"] not in _ENDED:  # an immediate-or-cancel order does not rest: make sure of it
-            order = await self.exchange.cancel_order(order["id"], leg.symbol)
-        filled = Decimal(repr(order["filled"]))
-        self.book[key] = Holding(leg.symbol, filled if side is execsafe.Side.BUY else -filled)
-        return filled
+    def _decision(self, wish: _Wish) -> Decision:
+        match wish:
+            case Signal():
+                return wish.as_trade()
+            case Open() | Close():
+                return wish
+        raise TypeError(f"no signal: {wish!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -17,8 +18,8 @@ import anyio
 from execsafe.bot.pairs import Leg, Signal
 
 _log = logging.getLogger("execsafe.bot.naive")
-_TRIES: Final = 3
-_BACKOFF_S: Final = 0.1
+TRIES: Final = 3
+BACKOFF_S: Final = 0.1
 
 
 class NaiveBot:
@@ -54,6 +55,9 @@ class NaiveBot:
         # Only now: a signal that failed may be delivered again.
         self._done.add(signal.id)
 
+    async def look(self, prices: Mapping[str, Decimal]) -> None:
+        """Nothing to do between signals."""
+
     async def finish(self) -> None:
         """Nothing is left to do: what failed, failed."""
 
@@ -80,15 +84,15 @@ class NaiveBot:
 
         self.meant[signal.id, leg.name] = 1
         side, price = leg.side.value, float(leg.limit_price)
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             try:
                 order = await self.exchange.create_order(
                     leg.symbol, "limit", side, amount, price, {"timeInForce": "IOC"}
                 )
             except ccxt.NetworkError as error:  # a time-out, a reset, a 5xx, a rate limit: try again
                 _log.debug("%s: %s, attempt %d", signal.id, type(error).__name__, attempt + 1)
-                self.retries += attempt + 1 < _TRIES
-                await anyio.sleep(_BACKOFF_S * 2**attempt)
+                self.retries += attempt + 1 < TRIES
+                await anyio.sleep(BACKOFF_S * 2**attempt)
             except ccxt.BaseError as error:  # refused
                 _log.debug("%s: %s", signal.id, type(error).__name__)
                 break

@@ -103,10 +103,6 @@ class Signal:
         )
         return TradePair(id=self.id, lead=lead, hedge=hedge, closes=self.closes)
 
-    def key(self, leg: Leg, suffix: str = "") -> str:
-        """Intent key of an order for *leg*: strategy, instruments, candle, leg."""
-        return f"{self.id}/{leg.name}{suffix}"
-
 
 def signals(
     candles: Iterable[_Pair],

@@ -40,41 +40,42 @@ def say(text: str = "") -> None:
 
 
 @contextlib.contextmanager
-def watching(names: Sequence[str], total: int, *, fancy: bool) -> Iterator[Watch]:
-    """Show progress; yields what is to be told of it."""
-    with _bars(names, total) if fancy else _lines(total) as watch:
+def watching(totals: Mapping[str, int], *, fancy: bool) -> Iterator[Watch]:
+    """Show progress; yields what is to be told of it. *totals*: how many signals each bot gets, by its name."""
+    with _bars(totals) if fancy else _lines(totals) as watch:
         yield watch
 
 
 @contextlib.contextmanager
-def _lines(total: int) -> Iterator[Watch]:
-    """A line for every sixth of the way, for logs and pipes."""
-    steps = {round(total * part / 6) for part in range(1, 7)}
+def _lines(totals: Mapping[str, int]) -> Iterator[Watch]:
+    """A line for every third of the way, for logs and pipes."""
+    steps = {name: {round(total * part / 3) for part in range(1, 4)} for name, total in totals.items()}
     told: set[tuple[str, int]] = set()
+    width = max(map(len, totals), default=0)
 
     def watch(progress: Progress) -> None:
-        mark = progress.name, progress.done
-        if progress.done in steps and mark not in told:
+        mark, total = (progress.name, progress.done), totals.get(progress.name, progress.total)
+        if progress.done in steps.get(progress.name, ()) and mark not in told:
             told.add(mark)
-            say(f"{progress.name:<11} {progress.done:>3} of {total} signals, {progress.orders_accepted:>3} orders")
+            say(f"{progress.name:<{width}} {progress.done:>3} of {total} signals, {progress.orders_accepted:>3} orders")
 
     yield watch
 
 
 @contextlib.contextmanager
-def _bars(names: Sequence[str], total: int) -> Iterator[Watch]:
+def _bars(totals: Mapping[str, int]) -> Iterator[Watch]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<11}"),
+        TextColumn("{task.description:<17}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("signals, {task.fields[orders]} orders accepted"),
         TimeElapsedColumn(),
     )
     with Bars(*columns) as bars:
-        tasks = {name: bars.add_task(name, total=total, orders=0) for name in names}
+        tasks = {name: bars.add_task(name, total=total, orders=0) for name, total in totals.items()}
         yield lambda p: bars.update(tasks[p.name], completed=p.done, orders=p.orders_accepted)
 
 

@@ -6,7 +6,6 @@ whose symbol, side and limit price it has.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -20,7 +19,6 @@ from execsafe.testing.ledger import Entry, Happened, Ledger
 
 _ZERO: Final = Decimal(0)
 _NEVER_THERE: Final = frozenset({execsafe.IntentState.REJECTED, execsafe.IntentState.FAILED_FINAL})
-_SUFFIX: Final = re.compile(r"(-undo)?(-\d+)?$")
 
 LegKey: TypeAlias = tuple[str, str]
 """Signal id and leg name."""
@@ -73,6 +71,7 @@ class Findings:
     differences: Mapping[str, tuple[Decimal, Decimal]]
     difference_btc: Decimal
     strays: int
+    orders_per_meant: Mapping[int, int] = attrs.field(factory=dict)
 
 
 def judge(
@@ -82,6 +81,7 @@ def judge(
     meant: Mapping[LegKey, int],
     book: Mapping[str, Decimal],
     instruments: Mapping[str, execsafe.Instrument],
+    records: Iterable[execsafe.IntentRecord] = (),
 ) -> Findings:
     """Compare what was asked for, what happened and what the bot believes.
 
@@ -91,8 +91,9 @@ def judge(
         meant: how many orders the bot means to exist, per leg; one that it sends again is still one.
         book: positions that the bot believes to have, by symbol.
         instruments: limits by symbol; what is too small to be traded is not called naked.
+        records: the bot's journal, if it keeps one: it says which signal a market order belongs to.
     """
-    legs, strays = _legs_of(ledger, played)
+    legs, strays = _legs_of(ledger, played, _journalled(records, played))
     prices = {leg.symbol: leg.close for item in played for leg in item.signal.legs}
     excess: defaultdict[str, Decimal] = defaultdict(Decimal)
     excess_btc = _ZERO
@@ -103,7 +104,7 @@ def judge(
     for (signal_id, name), facts in legs.items():
         duplicates[signal_id] += max(0, facts.orders - meant.get((signal_id, name), 0))
     naked = dict(_imbalances(played, legs, instruments))
-    differences = _differences(ledger, book)
+    differences = differences_of(ledger, book)
     return Findings(
         signals=len(played),
         legs=legs,
@@ -120,7 +121,19 @@ def judge(
         differences=differences,
         difference_btc=sum((abs(a - b) * prices.get(s, _ZERO) for s, (a, b) in differences.items()), _ZERO),
         strays=strays,
+        orders_per_meant=_orders_per_meant(legs, meant),
     )
+
+
+def _orders_per_meant(legs: Mapping[LegKey, LegFacts], meant: Mapping[LegKey, int]) -> Counter[int]:
+    """How often one, two and more orders came to exist where one was meant: what is too much counts with the first."""
+    counts: Counter[int] = Counter()
+    for key, facts in legs.items():
+        wanted = max(1, meant.get(key, 0))
+        if facts.orders:
+            counts[1 + max(0, facts.orders - wanted)] += 1
+            counts[1] += min(facts.orders, wanted) - 1
+    return +counts
 
 
 def _by_signal(legs: Mapping[LegKey, LegFacts]) -> Counter[str]:
@@ -130,7 +143,9 @@ def _by_signal(legs: Mapping[LegKey, LegFacts]) -> Counter[str]:
     return orders
 
 
-def _legs_of(ledger: Ledger, played: Sequence[Played]) -> tuple[dict[LegKey, LegFacts], int]:
+def _legs_of(
+    ledger: Ledger, played: Sequence[Played], journalled: Mapping[str, tuple[LegKey, bool]]
+) -> tuple[dict[LegKey, LegFacts], int]:
     """Each leg's facts, and how many orders belong to none."""
     asked: defaultdict[tuple[str, execsafe.Side, Decimal], list[tuple[int, LegKey, bool]]] = defaultdict(list)
     for item in played:
@@ -143,7 +158,7 @@ def _legs_of(ledger: Ledger, played: Sequence[Played]) -> tuple[dict[LegKey, Leg
     strays = 0
     for entry in ledger:
         if entry.what is Happened.ACCEPTED:
-            owner = _owner(entry, asked)
+            owner = _owner(entry, asked) or journalled.get(entry.client_order_id or "")
             if owner is None:
                 strays += 1
                 continue
@@ -167,6 +182,18 @@ def _owner(
         if started_at_ms <= order.at_ms:
             owner = key, is_undo
     return owner
+
+
+def _journalled(records: Iterable[execsafe.IntentRecord], played: Sequence[Played]) -> dict[str, tuple[LegKey, bool]]:
+    """The leg of each order in the journal that has no limit price, and whether it undoes it."""
+    legs = {(item.signal.id, leg.symbol): leg for item in played for leg in item.signal.legs}
+    owners: dict[str, tuple[LegKey, bool]] = {}
+    for record in records:
+        leg = legs.get((record.intent.key, record.intent.symbol))
+        if leg is not None and record.intent.limit_price is None:
+            owner = (record.intent.key, leg.name), record.intent.side is not leg.side
+            owners.update((attempt.client_order_id, owner) for attempt in record.attempts)
+    return owners
 
 
 def _excesses(played: Sequence[Played], legs: Mapping[LegKey, LegFacts]) -> Iterator[tuple[Leg, Decimal]]:
@@ -206,7 +233,8 @@ def _too_small(signal: Signal, instruments: Mapping[str, execsafe.Instrument]) -
     return value
 
 
-def _differences(ledger: Ledger, book: Mapping[str, Decimal]) -> dict[str, tuple[Decimal, Decimal]]:
+def differences_of(ledger: Ledger, book: Mapping[str, Decimal]) -> dict[str, tuple[Decimal, Decimal]]:
+    """Ledger position and book position by symbol, where they are not equal."""
     symbols = sorted({entry.symbol for entry in ledger.fills()} | set(book))
     pairs = {symbol: (ledger.position(symbol), book.get(symbol, _ZERO)) for symbol in symbols}
     return {symbol: pair for symbol, pair in pairs.items() if pair[0] != pair[1]}
@@ -214,9 +242,9 @@ def _differences(ledger: Ledger, book: Mapping[str, Decimal]) -> dict[str, tuple
 
 def meant_of(records: Iterable[execsafe.IntentRecord], played: Sequence[Played]) -> Counter[LegKey]:
     """Orders that should exist per leg, from the journal: one for each intent that was not definitely refused."""
-    legs = {item.signal.key(leg): (item.signal.id, leg.name) for item in played for leg in item.signal.legs}
-    keys = (_SUFFIX.sub("", r.intent.key) for r in records if r.state not in _NEVER_THERE)
-    return Counter(legs[key] for key in keys if key in legs)
+    legs = {(item.signal.id, leg.symbol): (item.signal.id, leg.name) for item in played for leg in item.signal.legs}
+    found = ((r.intent.key, r.intent.symbol) for r in records if r.state not in _NEVER_THERE)
+    return Counter(legs[key] for key in found if key in legs)
 
 
 def breaches(
@@ -234,25 +262,33 @@ def breaches(
         reported: signals of which the bot itself said that a side is not hedged, or not settled yet.
     """
     records = list(records)
-    known = {a.client_order_id: record for record in records for a in record.attempts}
-    broken = [
-        f"G2: order {entry.venue_order_id} was accepted, but the journal does not have it"
-        for entry in ledger.accepted()
-        if entry.client_order_id not in known
-    ]
-    for record in records:
-        broken.extend(_broken_by(record, ledger))
+    broken = list(audit_journal(ledger, records, findings.differences))
     if findings.excess:
         broken.append(f"G1: signals came to own {findings.excess_btc.normalize():f} BTC more than they asked for")
     silent = set(findings.naked) - set(reported)
     broken.extend(f"G9: {signal_id} ended with an unhedged side and nobody was told" for signal_id in sorted(silent))
-    unsettled = {record.intent.symbol for record in records if not record.state.is_terminal}
-    broken.extend(
-        f"G11: {symbol}: the ledger has {ledger_position}, the book {book_position}"
-        for symbol, (ledger_position, book_position) in findings.differences.items()
-        if symbol not in unsettled
-    )
     return tuple(broken)
+
+
+def audit_journal(
+    ledger: Ledger,
+    records: Sequence[execsafe.IntentRecord],
+    differences: Mapping[str, tuple[Decimal, Decimal]],
+) -> Iterator[str]:
+    """What a journal says against the ledger, whatever the strategy: one sentence for each guarantee that was broken.
+
+    *differences* are those between ledger and book.
+    """
+    known = {a.client_order_id: record for record in records for a in record.attempts}
+    for entry in ledger.accepted():
+        if entry.client_order_id not in known:
+            yield f"G2: order {entry.venue_order_id} was accepted, but the journal does not have it"
+    for record in records:
+        yield from _broken_by(record, ledger)
+    unsettled = {record.intent.symbol for record in records if not record.state.is_terminal}
+    for symbol, (ledger_position, book_position) in differences.items():
+        if symbol not in unsettled:
+            yield f"G11: {symbol}: the ledger has {ledger_position}, the book {book_position}"
 
 
 def _broken_by(record: execsafe.IntentRecord, ledger: Ledger) -> Iterator[str]:

@@ -310,7 +310,8 @@ def _unread(seen: Observation) -> tuple[str, ...]:
     unlisted = sorted(symbol for symbol, view in seen.orders.items() if isinstance(view, Unavailable))
     views = [f"open orders of {symbol}" for symbol in unlisted]
     has_derivatives = not all(map(is_spot, [*seen.orders, *(position.symbol for position in seen.book)]))
-    if isinstance(seen.positions, Unavailable) and (has_derivatives or not is_not_offered(seen.positions)):
+    # Where only spot is traded nothing is compared with positions, and many accounts may not read them at all.
+    if isinstance(seen.positions, Unavailable) and has_derivatives:
         views.append("positions")
     if isinstance(seen.balances, Unavailable) and not is_not_offered(seen.balances):
         views.append("balances")

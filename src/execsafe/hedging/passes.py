@@ -64,7 +64,7 @@ class Pass:
         listeners: Sequence[Listener],
         compares_positions: Callable[[], bool],
     ) -> None:
-        self.entry = entry
+        self.entry: Entry = entry
         self._benches = tuple(benches)
         self._journal = journal
         self._policy = policy

@@ -82,6 +82,9 @@ class Keeper:
         now_ms = self._clock.now_ms()
         fresh = new_protection(position, kind=self._gateway.adapter.stop_kind(position.symbol), now_ms=now_ms)
         instrument = await self._eyes.instrument(position.symbol)
+        made = self._shelf.records.get(position.position_id)
+        if made is not None and made.state is not _S.CLOSED:  # another call was first: its record must not be replaced
+            return made
         found = rule or next((r for r in (source(position) for source in self.rules) if r is not None), None)
         default = StopRule(distance=self._policy.default_distance, trailing=self._policy.trailing)
         fresh = ruled(attrs.evolve(fresh, issued=issued), position, found or default, instrument)

@@ -173,7 +173,17 @@ class Eyes:
                 foreign.append(fill)
             elif all(known.trade_id != fill.trade_id for attempt in record.attempts for known in attempt.fills):
                 await self._book.apply_execution(fill, self._account)
-        return await self._book_foreign(found, foreign, seen)
+        return await self._book_foreign(found, await self._not_ours(found.symbol, foreign, seen), seen)
+
+    async def _not_ours(self, symbol: str, fills: list[Execution], seen: Observation) -> list[Execution]:
+        """What no stop of ours may explain: some venues state a set-off stop's trade under an order id of their own."""
+        stops = {r.intent.identity for r in await self._records() if r.intent.symbol == symbol and r.intent.is_trigger}
+        listing = seen.orders.get(symbol)
+        if not stops:
+            return fills
+        if not isinstance(listing, Snapshot) or not stops <= {order.identity for order in listing.value}:
+            return []  # one of them may have been set off; its record will tell
+        return [fill for fill in fills if fill.at_ms < listing.taken_at_ms - self.lag_ms]
 
     async def _book_foreign(self, found: Finding, foreign: list[Execution], seen: Observation) -> Backing:
         step = tolerance(seen, found.symbol)

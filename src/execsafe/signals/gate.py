@@ -156,7 +156,7 @@ class SignalGate:
             StoreError: the store cannot say which these are.
         """
         return [
-            await self._exclusively(record.signal, handler, None)
+            await self._exclusively(record.signal, handler, None, resuming=True)
             for record in await self._records.unfinished()
             if (record.mode is ExecutionMode.PAPER) == (self.mode is ExecutionMode.PAPER)
         ]
@@ -168,17 +168,21 @@ class SignalGate:
         # What was played on paper was not executed: it is remembered apart.
         return f"paper:{self.name}" if self.mode is ExecutionMode.PAPER else self.name
 
-    async def _exclusively(self, signal: Signal, handler: SignalHandler, published_at_ms: int | None) -> SignalOutcome:
+    async def _exclusively(
+        self, signal: Signal, handler: SignalHandler, published_at_ms: int | None, *, resuming: bool = False
+    ) -> SignalOutcome:
         try:
             async with self._locks.hold(("signal", self._prefix, signal.id)):
-                return await self._run(signal, handler, published_at_ms)
+                return await self._run(signal, handler, published_at_ms, resuming=resuming)
         except (AlreadyInFlight, StaleFencingToken) as error:
             return Unfinished(signal=signal, why="in_flight", note=type(error).__name__)
         except (StoreError, LeaseHeld) as error:
             self._tell(EventType.SIGNAL_FAILED, signal, note="store", error=type(error).__name__)
             return Unfinished(signal=signal, why="store", note=type(error).__name__)
 
-    async def _run(self, signal: Signal, handler: SignalHandler, published_at_ms: int | None) -> SignalOutcome:
+    async def _run(
+        self, signal: Signal, handler: SignalHandler, published_at_ms: int | None, *, resuming: bool
+    ) -> SignalOutcome:
         now_ms = self.clock.now_ms()
         prefix, mode = self._prefix, self.mode
         record = await self._records.find(prefix, signal.id)
@@ -189,6 +193,8 @@ class SignalGate:
                 self._count_at_once(Stage.ADAPTED, decision.reason)
                 self._tell(EventType.SIGNAL_DEAD_LETTERED, signal, note=decision.reason, why=decision.note)
                 return DeadLettered(reason=decision.reason, note=decision.note, signal=signal)
+            case Drop() if resuming and signal.id not in self._counted:  # ended since it was found; nothing arrived
+                return Dropped(signal=signal, reason=decision.reason, age_ms=age_ms(signal, now_ms))
             case Drop():
                 return await self._drop(signal, decision, prefix, now_ms)
             case Accept() if record is not None:
@@ -250,7 +256,7 @@ class SignalGate:
             return await self._end(record, Refused(reason=DropReason.STALE, note="it waited too long"), prefix)
         result = await _result(work, handler, self._budget_s)
         if isinstance(result, Pending):
-            self._count(signal.id, Stage.ATTEMPTED)
+            self._count(signal.id, Stage.ATTEMPTED if result.attempted else Stage.VALIDATED)
             return Unfinished(signal=signal, why="pending", note=result.note)
         if isinstance(result, str):
             return await self._fail(record, result, prefix)

@@ -55,7 +55,7 @@ class Wave:
         step = self._step()
         if step is WaveStep.WAIT:
             self._put_off.add(work.key)  # it owns nothing: when it comes again, it is asked again
-            return Pending(note="those under way may be enough")
+            return Pending(note="those under way may be enough", attempted=False)
         self._put_off.discard(work.key)
         if step is WaveStep.STOP:
             note = f"{self.opened} of {self.plan.target} opened, {self.failed} failed"

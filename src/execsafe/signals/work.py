@@ -84,9 +84,13 @@ class Refused:
 
 @attrs.frozen(kw_only=True)
 class Pending:
-    """It has not ended: something is in doubt, or could not be asked now. It will be handed out again."""
+    """It has not ended: something is in doubt, or could not be asked now. It will be handed out again.
+
+    ``attempted``: whether an order was, or may have been, placed; False where nothing was tried yet.
+    """
 
     note: str = ""
+    attempted: bool = True
 
 
 SignalResult: TypeAlias = Executed | Refused | Pending

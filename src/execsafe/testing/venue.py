@@ -84,7 +84,8 @@ class SimVenue(Front):
         self.dedup: Dedup = Dedup(dedup)
         self.dedup_window_ms = dedup_window_ms
         self.skew_ms = skew_ms
-        self.read_lag_ms = dict.fromkeys(View, read_lag_ms) if isinstance(read_lag_ms, int) else dict(read_lag_ms)
+        every = dict.fromkeys(View, read_lag_ms) if isinstance(read_lag_ms, int) else dict(read_lag_ms)
+        self.read_lag_ms: dict[View, int] = every
         self.account_lag_ms = account_lag_ms
         self.rejects_post_only = rejects_post_only
         self.rejects_passed_stops = rejects_passed_stops

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
 from typing import Final
@@ -14,11 +15,14 @@ from execsafe.bot.report_page.story import (
     PositionStory,
     RunReport,
     StrategyStory,
+    Verdict,
 )
 from execsafe.bot.report_page.svg import Level, Line, Span, bar_chart, line_chart
 
 _KINDS: Final = ("first", "second", "third", "fourth")
-_MINUTE_MS: Final = 60_000
+_SHOWN: Final = 3
+"""Positions that are drawn at once; the others are a click away."""
+_LONG_MS: Final = 1_000
 
 
 def render(report: RunReport) -> str:
@@ -34,7 +38,9 @@ def render(report: RunReport) -> str:
 
 def _body(report: RunReport) -> Iterator[str]:
     yield f"<h1>{escape(report.title)}</h1><p>{escape(report.about)}</p>"
-    if report.breaches:
+    if report.breaches is None:
+        pass  # nobody judged
+    elif report.breaches:
         items = "".join(f"<li>{escape(breach)}</li>" for breach in report.breaches)
         yield f'<section class="verdict bad"><h2>A guarantee was broken</h2><ul>{items}</ul></section>'
     else:
@@ -49,7 +55,8 @@ def _strategy(story: StrategyStory) -> Iterator[str]:
     start_ms = min((at for bot in story.bots for at in _instants(bot)), default=0)
     name = escape(story.name)
     yield f'<section class="strategy" id="{name}"><h2>{name}</h2><p>{escape(story.about)}</p>'
-    yield _comparison(story)
+    if story.verdicts:
+        yield _comparison(story)
     for bot in story.bots:
         yield f"<h3>{escape(story.name)}: {escape(bot.name)}</h3>"
         yield from _bot(bot, start_ms)
@@ -67,13 +74,22 @@ def _comparison(story: StrategyStory) -> str:
     names = [bot.name for bot in story.bots]
     rows = []
     for verdict in story.verdicts:
-        cells = "".join(
-            f'<td class="{"good" if name in verdict.better else "bad"}">{escape(verdict.answers.get(name, "–"))}</td>'
-            for name in names
-        )
-        rows.append(f'<tr><th scope="row">{escape(verdict.question)}</th>{cells}</tr>')
+        cells = "".join(f"<td{_mark(verdict, name)}>{_lines(verdict.answers.get(name, '–'))}</td>" for name in names)
+        kind = ' class="sub"' if verdict.question.startswith(" ") else ""
+        rows.append(f'<tr{kind}><th scope="row">{escape(verdict.question.strip())}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    return f'<table class="comparison"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = f'<table class="comparison"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
+
+
+def _mark(verdict: Verdict, name: str) -> str:
+    if verdict.better is None:
+        return ""
+    return f' class="{"good" if name in verdict.better else "bad"}"'
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(escape(line) for line in text.split("\n"))
 
 
 def _bot(bot: BotStory, start_ms: int) -> Iterator[str]:
@@ -84,55 +100,80 @@ def _bot(bot: BotStory, start_ms: int) -> Iterator[str]:
             yield _figure("Why the others were dropped", bar_chart(drops, title="Reasons for drops", kind="bar drop"))
     if bot.orders_per_signal:
         bars = [(f"{n} order{'' if n == 1 else 's'}", c) for n, c in sorted(bot.orders_per_signal.items())]
-        yield _figure("Orders that came to exist per order meant", bar_chart(bars, title="Orders per order meant"))
+        yield _figure("Orders that came to exist where one was meant", bar_chart(bars, title="Orders per order meant"))
     if bot.exposure:
         lines = [
-            Line(name=symbol, points=_minutes(points, start_ms), kind=_KINDS[n % len(_KINDS)], stepped=True)
+            Line(
+                name=symbol.partition(":")[0],
+                points=_seconds_since(points, start_ms),
+                kind=_KINDS[n % len(_KINDS)],
+                stepped=True,
+            )
             for n, (symbol, points) in enumerate(sorted(bot.exposure.items()))
         ]
         chart = line_chart(lines, title="Exposure over time", unit="position, base")
         yield _figure("Exposure over time, from the venue's ledger", chart)
     if bot.positions:
-        yield _unprotected(bot.positions)
-        yield f"<details{' open' if len(bot.positions) < 4 else ''}><summary>Positions: {len(bot.positions)}</summary>"  # noqa: PLR2004
-        yield from (_position(position) for position in bot.positions)
-        yield "</details>"
+        yield from _positions(bot.positions)
     if bot.ghosts:
         yield _ghosts(bot.ghosts, start_ms)
 
 
+def _positions(positions: Sequence[PositionStory]) -> Iterator[str]:
+    """The ones that tell most, and the rest behind a click."""
+    drawn = sorted(positions, key=lambda p: (-p.unprotected_ms // _LONG_MS, -len(p.stop), p.opened_at_ms))
+    yield "<h4>Positions: price, levels and stop</h4>"
+    yield from (_position(position) for position in drawn[:_SHOWN])
+    if drawn[_SHOWN:]:
+        yield f"<details><summary>The other {len(drawn) - _SHOWN} positions</summary>"
+        yield from (_position(p) for p in sorted(drawn[_SHOWN:], key=lambda p: p.opened_at_ms))
+        yield "</details>"
+    yield _unprotected(positions)
+
+
 def _position(position: PositionStory) -> str:
     at_ms = position.opened_at_ms
-    lines = [Line(name="price", points=_minutes(position.prices, at_ms), kind="price")]
+    lines = []
+    if position.prices:
+        lines.append(Line(name="price", points=_seconds_since(position.prices, at_ms), kind="price"))
     if position.stop:
-        lines.append(Line(name="stop", points=_minutes(position.stop, at_ms), kind="stop", stepped=True))
+        lines.append(Line(name="stop", points=_seconds_since(position.stop, at_ms), kind="stop", stepped=True))
     levels = [Level(name=level.name, y=float(level.price)) for level in position.levels]
     if position.entry_price is not None:
         levels.append(Level(name="entry", y=float(position.entry_price), kind="entry"))
     spans = [
-        Span(start=_minute(start, at_ms), end=_minute(end, at_ms), title=f"no stop for {_seconds(end - start)}")
+        Span(start=_since(start, at_ms), end=_since(end, at_ms), title=f"no stop for {_duration(end - start)}")
         for start, end in position.unprotected
     ]
     chart = line_chart(lines, levels=levels, spans=spans, title=f"{position.name}: price, levels, stop", unit="price")
-    bare = _seconds(position.unprotected_ms)
-    text = f"{position.side} {position.symbol}, {position.outcome or 'open'}, unprotected {bare}"
-    return _figure(f"{position.name}: {text}", chart)
+    bare = f", {_duration(position.unprotected_ms)} without a stop" if position.unprotected else ""
+    return _figure(f"{position.name}: {position.side}, {position.outcome or 'open'}{bare}", chart)
 
 
 def _unprotected(positions: Iterable[PositionStory]) -> str:
-    rows = [(p.name, p.side, p.symbol, p.outcome or "open", _seconds(p.unprotected_ms)) for p in positions]
-    table = _table(("position", "side", "symbol", "outcome", "time unprotected"), rows, kind="wide")
+    rows = [(p.name, p.side, p.outcome or "open", _duration(p.unprotected_ms)) for p in positions if p.unprotected]
+    if not rows:
+        return "<p>No position was without a stop.</p>"
+    table = _table(("position", "side", "outcome", "time without a stop"), rows, kind="wide")
     return f"<h4>Time unprotected</h4>{table}"
 
 
-def _ghosts(ghosts: Iterable[GhostStory], start_ms: int) -> str:
+def _ghosts(ghosts: Sequence[GhostStory], start_ms: int) -> str:
+    has_looks = any(ghost.looks is not None for ghost in ghosts)
     rows = []
     for ghost in ghosts:
-        lasted = "still open" if ghost.settled_at_ms is None else _seconds(ghost.settled_at_ms - ghost.doubted_at_ms)
-        at = f"{_minute(ghost.doubted_at_ms, start_ms):.1f} min"
-        rows.append((ghost.key, at, ghost.cause, ghost.verdict, str(ghost.looks), lasted))
-    head = ("order", "in doubt at", "because", "settled as", "looks", "after")
-    return f"<h4>Ghosts: orders in doubt, and how each was settled</h4>{_table(head, rows, kind='wide')}"
+        lasted = "still open" if ghost.settled_at_ms is None else _duration(ghost.settled_at_ms - ghost.doubted_at_ms)
+        at = f"{_since(ghost.doubted_at_ms, start_ms):.1f} s"
+        looks = ("–" if ghost.looks is None else str(ghost.looks),) if has_looks else ()
+        rows.append((ghost.key, at, ghost.cause, ghost.verdict, *looks, lasted))
+    head = ("order", "in doubt at", "because", "settled as", *(("looks",) if has_looks else ()), "after")
+    counts = Counter(ghost.verdict for ghost in ghosts)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    table = _table(head, rows, kind="wide")
+    return (
+        f"<h4>Ghosts: orders in doubt, and how each was settled</h4><p>{len(ghosts)} in doubt: {escape(told)}.</p>"
+        f"<details{' open' if len(ghosts) <= _SHOWN else ''}><summary>Each of them</summary>{table}</details>"
+    )
 
 
 def _table(head: tuple[str, ...], rows: Iterable[Iterable[str]], *, kind: str) -> str:
@@ -146,13 +187,13 @@ def _figure(caption: str, drawing: str) -> str:
     return f"<figure><figcaption>{escape(caption)}</figcaption>{drawing}</figure>"
 
 
-def _minutes(points: Points, start_ms: int) -> list[tuple[float, float]]:
-    return [(_minute(at, start_ms), float(value)) for at, value in points]
+def _seconds_since(points: Points, start_ms: int) -> list[tuple[float, float]]:
+    return [(_since(at, start_ms), float(value)) for at, value in points]
 
 
-def _minute(at_ms: int, start_ms: int) -> float:
-    return (at_ms - start_ms) / _MINUTE_MS
+def _since(at_ms: int, start_ms: int) -> float:
+    return (at_ms - start_ms) / 1_000
 
 
-def _seconds(duration_ms: int) -> str:
+def _duration(duration_ms: int) -> str:
     return f"{duration_ms} ms" if duration_ms < 10_000 else f"{duration_ms / 1000:.1f} s"  # noqa: PLR2004

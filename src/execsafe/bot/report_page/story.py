@@ -33,6 +33,7 @@ class PositionStory:
     """One position from its first fill to its last.
 
     Attributes:
+        prices: what the market did meanwhile; empty where that is not known.
         stop: the price of the live stop, each change a point; a step curve.
         unprotected: spans without a live stop that covers it, as the venue's ledger has them.
     """
@@ -57,14 +58,14 @@ class PositionStory:
 
 @attrs.frozen(kw_only=True)
 class GhostStory:
-    """One order in doubt: when, why, and how it was settled."""
+    """One order in doubt: when, why, and how it was settled; after how many looks, where that is known."""
 
     key: str
     doubted_at_ms: int
     settled_at_ms: int | None
     cause: str
     verdict: str
-    looks: int = 0
+    looks: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -81,11 +82,15 @@ class BotStory:
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """One line of the comparison: what was looked at, and each bot's figure. ``better``: the bots that are fine."""
+    """One line of the comparison: what was looked at, and each bot's figure.
+
+    A ``question`` that begins with a space belongs to the one before it.
+    ``better``: the bots whose figure is as it should be; None for a figure that is neither good nor bad.
+    """
 
     question: str
     answers: Mapping[str, str]
-    better: frozenset[str] = frozenset()
+    better: frozenset[str] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -100,10 +105,10 @@ class StrategyStory:
 
 @attrs.frozen(kw_only=True)
 class RunReport:
-    """The whole report. ``breaches`` are the guarantees that were broken; none is as promised."""
+    """The whole report. ``breaches`` are the guarantees that were broken; empty is as promised, None: not judged."""
 
     title: str
     about: str
     strategies: tuple[StrategyStory, ...]
-    breaches: tuple[str, ...] = ()
+    breaches: tuple[str, ...] | None = ()
     facts: Mapping[str, str] = attrs.field(factory=dict)

@@ -17,6 +17,7 @@ _TICKS: Final = 4
 _LABEL_GAP_PX: Final = 12
 _FLAT: Final = 1e-9  # a smaller difference is none: floats could not tell the ticks apart
 _NOTHING: Final = 1e-12
+_TIMES: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _NICE: Final = (1, 2, 2.5, 5, 10)
 
 
@@ -69,7 +70,7 @@ def line_chart(
     spans: Sequence[Span] = (),
     height: int = 220,
 ) -> str:
-    """Curves over time: x in minutes, y in *unit*. *title* is what a screen reader says."""
+    """Curves over time: x in seconds, y in *unit*. *title* is what a screen reader says."""
     xs = [x for line in lines for x, _ in line.points] + [x for span in spans for x in (span.start, span.end)]
     ys = [y for line in lines for _, y in line.points] + [level.y for level in levels]
     if not xs or not ys:
@@ -125,8 +126,9 @@ def _grid(x: _Scale, y: _Scale, height: int, unit: str) -> Iterable[str]:
     for value in ticks(y.low, y.high):
         yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value)}" y2="{y(value)}"/>'
         yield f'<text x="{_LEFT - 6}" y="{y(value) + 4}" text-anchor="end">{_number(value)}</text>'
-    for value in ticks(x.low, x.high):
-        yield f'<text x="{x(value)}" y="{height - 8}" text-anchor="middle">{_number(value)} min</text>'
+    size, name = next((item for item in _TIMES if x.high - x.low >= _TICKS / 2 * item[0]), _TIMES[-1])
+    for value in ticks(x.low / size, x.high / size):
+        yield f'<text x="{x(value * size)}" y="{height - 8}" text-anchor="middle">{_number(value)} {name}</text>'
     yield f'<text class="unit" x="{_LEFT}" y="{_TOP - 2}">{escape(unit)}</text>'
 
 
