@@ -1,7 +1,12 @@
 """Shared by every test: the two event loops, and how hard Hypothesis searches."""
 
+import sys
+from collections.abc import Generator
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+import requirements
 
 # A slow machine is not a finding, so no deadline and no complaint about slow generation; "ci" draws the same
 # examples every time. `--hypothesis-profile=thorough` searches new ones.
@@ -23,3 +28,32 @@ settings.load_profile("ci")
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Every test marked `anyio` runs once on each; narrow it in a module whose subject runs on one only."""
     return request.param
+
+
+# --- Requirements: with --requirements, a row of docs/requirements.toml without a passing test fails the run ---------
+
+_PASSED_ROWS: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--requirements", action="store_true", help="fail if a requirement has no passing test in this run"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and report.passed:
+        _PASSED_ROWS.update(str(row) for mark in item.iter_markers("row") for row in mark.args)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if not session.config.getoption("--requirements") or session.config.option.collectonly:
+        return
+    known = requirements.read()
+    missing = sorted(set(known.rows) - set(known.out_of_scope) - _PASSED_ROWS)
+    if missing:
+        print(f"\nrequirements without a passing test in this run: {' '.join(missing)}", file=sys.stderr)
+        session.exitstatus = max(exitstatus, pytest.ExitCode.TESTS_FAILED)

@@ -176,7 +176,10 @@ class PositionOpener:
         """
         await self._load()
         name = _key(account, key)
-        return self._shelf.records.get(name) or await self._shelf.reload(name)
+        known = self._shelf.records.get(name) or await self._shelf.reload(name)
+        if known is not None and known.is_over:
+            self._shelf.drop(name)
+        return known
 
     def openings(self) -> tuple[Opening, ...]:
         """All openings that are not over, as far as this process knows them: their symbols are taken."""
@@ -234,6 +237,7 @@ class PositionOpener:
 
     async def _drive(self, name: str, opening: Opening, *, resumed: bool = False) -> OpenOutcome:
         if opening.is_over:
+            self._shelf.drop(name)  # its stop rule is not for a later position
             return await self._recorded(opening)
         record = await self._registry.find(opening.plan.key, account=opening.plan.account, leg=ENTRY_LEG)
         if record is None:
