@@ -628,6 +628,22 @@ async def test_an_intent_in_doubt_for_long_is_told_once_and_looked_into_again():
     assert (await bot.registry.find("entry")).state is IntentState.LIVE
 
 
+@pytest.mark.row("S1-44")
+async def test_an_order_whose_end_no_view_shows_does_not_keep_the_barrier_closed():
+    """It was canceled, and the venue forgot it at once: told as stuck, counted as exposure, and no reason to wait."""
+    world = World()
+    bot = Bot(world, policy=ReconcilePolicy(stuck_after_s=100))
+    bot.plan.strike_next(Operation.CREATE, Fault.PRUNED_AFTER_END)
+    await bot.free.submit(Intent(key="rests", symbol=PERPETUAL, side="buy", quantity=1, limit_price=10_000))
+    await bot.free.cancel("rests")
+    await anyio.sleep(200)
+    assert (await bot.registry.find("rests")).change is not None, "nobody could tell how it ended"
+    with anyio.fail_after(600):
+        await bot.reconciler.barrier()
+    assert bot.reconciler.has_passed
+    assert E.STUCK_ORDER_FOUND in told(world)
+
+
 # --- Running ------------------------------------------------------------------------------------------------
 
 

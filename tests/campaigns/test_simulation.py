@@ -142,7 +142,7 @@ class NoLock(DedupLock):
 )
 def test_g8_all_else_holds_without_locks_and_without_leases(variant: Variant) -> None:
     """Exclusion saves work; what keeps exposure right is the journal, its versions and the proof."""
-    assert_no_violation([simulate(seed, variant=variant) for seed in range(100)])
+    assert_no_violation([simulate(seed, variant=variant) for seed in range(50)])
 
 
 @pytest.mark.guarantee(3, 4)
