@@ -630,9 +630,10 @@ async def test_an_intent_in_doubt_for_long_is_told_once_and_looked_into_again():
 
 @pytest.mark.row("S1-44")
 async def test_an_order_whose_end_no_view_shows_does_not_keep_the_barrier_closed():
-    """It was canceled, and the venue forgot it at once: told as stuck, counted as exposure, and no reason to wait."""
+    """The venue forgot it at once, and lists no fills: told as stuck, counted as exposure, and no reason to wait."""
     world = World()
     bot = Bot(world, policy=ReconcilePolicy(stuck_after_s=100))
+    bot.adapter.fetch_executions = _not_offered
     bot.plan.strike_next(Operation.CREATE, Fault.PRUNED_AFTER_END)
     await bot.free.submit(Intent(key="rests", symbol=PERPETUAL, side="buy", quantity=1, limit_price=10_000))
     await bot.free.cancel("rests")

@@ -18,7 +18,7 @@ from execsafe.intents import IntentRegistry
 from execsafe.model.event import Event, EventType
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import IntentRecord
-from execsafe.model.order import Fill, OrderReport
+from execsafe.model.order import OrderReport
 from execsafe.model.position import Execution, Position
 from execsafe.model.values import Params, check_seconds, plain
 from execsafe.ports import Batch, Clock, Listener, Put, Store, StoredEvent
@@ -217,15 +217,7 @@ class PositionBook:
             client_order_id=execution.client_order_id,
             venue_order_id=execution.venue_order_id,
             side=execution.side,
-            fills=(
-                Fill(
-                    trade_id=execution.trade_id,
-                    quantity=execution.quantity,
-                    price=execution.price,
-                    fees=execution.fees,
-                    filled_at_ms=execution.at_ms or None,
-                ),
-            ),
+            fills=(execution.fill,),
         )
         record = await self.registry.observe(report, account=account)
         ids = set() if record is None else {fill.trade_id for a in record.attempts for fill in a.fills}

@@ -65,6 +65,8 @@ observed = partial(transitions.observed, now_ms=5)
 doubted = partial(transitions.doubted, deadline_ms=10, now_ms=5)
 absent = partial(transitions.proven_absent, now_ms=5)
 unresolved = partial(transitions.left_unresolved, now_ms=5)
+vanished = partial(transitions.vanished, now_ms=5)
+revived = partial(transitions.revived, looked_at_ms=9, lag_ms=4, now_ms=9)
 refused = partial(transitions.refused, now_ms=5)
 not_sent = partial(transitions.not_sent, now_ms=5)
 give_up = partial(transitions.give_up, now_ms=5)
@@ -106,10 +108,15 @@ def steps_from(record: IntentRecord, bounds: Bounds):
         yield "doubted", doubted(record, n, None)
         yield "absent", absent(record, n)
         yield "unresolved", unresolved(record, n)
+        yield "vanished", vanished(record, n, attempt.fills)
+        if attempt.filled_quantity == 0:
+            traded = Fill(trade_id=f"{n}", quantity=Decimal(1), price=Decimal(100))
+            yield "vanished", vanished(record, n, (traded,))
     for cid, vid in orders_of(record):
         for status in (S.OPEN, S.CANCELED, S.EXPIRED, S.REJECTED):  # closed acts as canceled, unknown as open
             for filled in (None, *bounds.fills):
                 yield "report", observed(record, report(status, filled, cid=cid, vid=vid))
+        yield "report", revived(record, report(cid=cid, vid=vid))
 
 
 def orders_of(record: IntentRecord):
@@ -376,6 +383,16 @@ class HonestVenue(RuleBasedStateMachine):
         number = self.attempts(A.IN_DOUBT)[0].number
         if number not in self.wire and not any(o.attempt == number for o in self.orders):
             self.apply(absent(self.record, number))
+
+    @precondition(lambda self: self.attempts(A.LIVE))
+    @choosing()
+    def conclude_the_end(self):
+        """No view shows it any more, and the list of fills is complete: so says the proof, whose subject is over."""
+        attempt = self.attempts(A.LIVE)[0]
+        order = next(o for o in self.orders if o.attempt == attempt.number)
+        if order.status is not S.OPEN:
+            self.apply(vanished(self.record, attempt.number, order.trades))
+            assert vanished(self.record, attempt.number, order.trades) is self.record
 
     @precondition(lambda self: any(a.number in self.wire for a in self.attempts(A.SENDING)))
     @choosing()
@@ -671,6 +688,7 @@ ENDED = {
     "expired": lambda: observed(live(), report(S.EXPIRED, 0)),
     "rejected": lambda: refused(sending(), 1, ERROR),
     "failed": lambda: give_up(absent(in_doubt(), 1)),
+    "vanished": lambda: vanished(live(), 1, ()),
 }
 
 
@@ -695,6 +713,52 @@ def test_g4_a_replaced_order_whose_replacement_was_never_placed_has_not_failed()
     record = begin(observed(ask(live(), replace(3)), report(S.CANCELED, 0)))
     record = give_up(absent(doubted(record, 2, None), 2))
     assert record.state is I.CANCELED
+
+
+# Ends that no view shows, and ends that were none.
+
+
+@pytest.mark.guarantee(11)
+def test_g11_an_order_that_vanished_is_over_with_what_the_list_of_fills_holds():
+    """Fills that were known already are not counted twice, and what comes later is credited."""
+    known = Fill(trade_id="a", quantity=Decimal(1), price=Decimal(100))
+    record = observed(live(), report(S.OPEN, 1, fills=(known,)))
+    record = vanished(record, 1, (known,))
+    assert (record.state, record.last.state, record.filled_quantity) == (I.CANCELED, A.VANISHED, 1)
+    late = Fill(trade_id="b", quantity=Decimal(1), price=Decimal(102))
+    record = observed(record, report(S.UNKNOWN, None, fills=(late,)))
+    assert (record.state, record.filled_quantity, record.average_price) == (I.FILLED, 2, 101)
+
+
+def test_an_order_that_vanished_after_it_filled_is_filled():
+    trades = tuple(Fill(trade_id=name, quantity=Decimal(1), price=Decimal(100)) for name in "ab")
+    record = vanished(live(), 1, trades)
+    assert (record.state, record.last.state) == (I.FILLED, A.FILLED)
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("name", ["canceled", "expired", "vanished"])
+def test_g11_an_order_that_rests_although_it_had_ended_counts_again(name):
+    """The end was acknowledged or concluded at 5: a reading that began a lag later and shows it resting is right."""
+    ended = ENDED[name]()
+    resting = report(S.OPEN, 0)
+    assert transitions.revived(ended, resting, looked_at_ms=8, lag_ms=4, now_ms=9) is ended
+    again = transitions.revived(ended, resting, looked_at_ms=9, lag_ms=4, now_ms=9)
+    assert (again.state, again.last.state) == (I.LIVE, A.LIVE)
+    assert worst_case(again) == 2
+    assert again.given_up, "late evidence revives the order, not the sending"
+
+
+@pytest.mark.parametrize("name", ["filled", "rejected", "failed"])
+def test_what_filled_or_never_was_is_not_revived_by_a_reading_alone(name):
+    ended = ENDED[name]()
+    assert revived(ended, report(S.OPEN, 0)) is ended
+
+
+def test_a_reading_that_shows_no_resting_order_revives_nothing():
+    ended = ENDED["canceled"]()
+    assert revived(ended, report(S.UNKNOWN, None)) is ended
+    assert revived(ended, report(S.OPEN, 0, cid="other", vid="9")) is ended
 
 
 # Rejecting, doubting, giving up.

@@ -88,18 +88,11 @@ def _levels(attempt: Attempt, steps: list[Growth], at_ms: int) -> tuple[Level, .
 
 def evidence_of_execution(execution: Execution, *, at_ms: int) -> OrderEvidence:
     """A trade that belongs to no order of ours: foreign, or inferred from a difference."""
-    fill = Fill(
-        trade_id=execution.trade_id,
-        quantity=execution.quantity,
-        price=execution.price,
-        fees=execution.fees,
-        filled_at_ms=execution.at_ms or None,
-    )
     return OrderEvidence(
         key=f"trade:{execution.trade_id}",
         side=execution.side,
         venue_order_id=execution.venue_order_id,
-        trades=(Trade(fill=fill, learned_at_ms=at_ms),),
+        trades=(Trade(fill=execution.fill, learned_at_ms=at_ms),),
     )
 
 

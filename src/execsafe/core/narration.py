@@ -26,6 +26,7 @@ _ENTERED: Final = {
     AttemptState.IN_DOUBT: EventType.ORDER_IN_DOUBT,
     AttemptState.ABSENT: EventType.ATTEMPT_ABSENT,
     AttemptState.UNRESOLVED: EventType.INTENT_UNRESOLVED,
+    AttemptState.VANISHED: EventType.ORDER_VANISHED,
 }
 _ENDED: Final = {
     IntentState.FILLED: EventType.INTENT_FILLED,

@@ -39,18 +39,20 @@ _A = AttemptState
 _I = IntentState
 _ENDS: Final = frozenset({_A.FILLED, _A.CANCELED, _A.EXPIRED, _A.REJECTED})
 _SEEN: Final = frozenset({_A.LIVE}) | _ENDS
+_OVER: Final = _ENDS | {_A.VANISHED}
 
 ATTEMPT_TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
     _A.SENDING: _SEEN | {_A.IN_DOUBT, _A.NOT_SENT},
     _A.IN_DOUBT: _SEEN | {_A.UNRESOLVED, _A.ABSENT},
     _A.UNRESOLVED: _SEEN | {_A.IN_DOUBT},
-    _A.LIVE: _ENDS,
+    _A.LIVE: _ENDS | {_A.VANISHED},
     # Verdicts and ends that late evidence may overturn:
     _A.NOT_SENT: _SEEN,
     _A.ABSENT: _SEEN,
     _A.REJECTED: frozenset({_A.LIVE, _A.FILLED, _A.CANCELED, _A.EXPIRED}),
-    _A.CANCELED: frozenset({_A.FILLED}),
-    _A.EXPIRED: frozenset({_A.FILLED}),
+    _A.CANCELED: frozenset({_A.LIVE, _A.FILLED}),
+    _A.EXPIRED: frozenset({_A.LIVE, _A.FILLED}),
+    _A.VANISHED: frozenset({_A.LIVE, _A.FILLED}),
     _A.FILLED: frozenset(),
 }
 """Which state of an attempt may follow which."""
@@ -79,8 +81,13 @@ _OPEN_PRECEDENCE: Final = (
     (_A.LIVE, _I.LIVE),
 )
 _NEVER_WERE: Final = frozenset({_A.NOT_SENT, _A.ABSENT})
-_REPLACEABLE: Final = frozenset({_A.CANCELED, _A.EXPIRED, _A.FILLED})
-_END_OF: Final = {_A.CANCELED: _I.CANCELED, _A.EXPIRED: _I.EXPIRED, _A.FILLED: _I.CANCELED}
+_REPLACEABLE: Final = frozenset({_A.CANCELED, _A.EXPIRED, _A.FILLED, _A.VANISHED})
+_END_OF: Final = {
+    _A.CANCELED: _I.CANCELED,
+    _A.EXPIRED: _I.EXPIRED,
+    _A.FILLED: _I.CANCELED,
+    _A.VANISHED: _I.CANCELED,
+}
 _REPORTED_END: Final = {
     OrderStatus.CLOSED: _A.CANCELED,  # closed with less than the quantity: the rest was canceled
     OrderStatus.CANCELED: _A.CANCELED,
@@ -110,7 +117,7 @@ def _derive(attempts: tuple[Attempt, ...], quantity: Decimal, change: Change | N
         return _I.RECORDED
     if last in _NEVER_WERE:
         # Failed only if there never was an order: a replaced one that ended without a fill did exist.
-        existed = filled > 0 or any(a.state in _REPLACEABLE for a in attempts)
+        existed = filled > 0 or any(a.state in _OVER for a in attempts)
         return _I.CANCELED if existed or (change is not None and change.is_cancel) else _I.FAILED_FINAL
     if last is _A.REJECTED:
         return _I.CANCELED if filled > 0 else _I.REJECTED
@@ -203,12 +210,12 @@ def new_record(
 
 
 def generation(record: IntentRecord) -> int:
-    """Which client order id comes next: one more for every attempt that the venue acknowledged to have ended.
+    """Which client order id comes next: one more for every attempt that was an order, and has ended.
 
     After proven absence the id stays the same: should an assumption of the proof be wrong, a venue that
     enforces uniqueness still stops the second order.
     """
-    return len([a for a in record.attempts if a.state in _ENDS])
+    return len([a for a in record.attempts if a.state in _OVER])
 
 
 def begin(record: IntentRecord, *, client_order_id: str, deadline_ms: int | None, now_ms: int) -> IntentRecord:
@@ -311,6 +318,21 @@ def left_unresolved(record: IntentRecord, number: int, *, now_ms: int) -> Intent
     return _replace(record, attrs.evolve(attempt, state=_A.UNRESOLVED), now_ms)
 
 
+def vanished(record: IntentRecord, number: int, fills: tuple[Fill, ...], *, now_ms: int) -> IntentRecord:
+    """The order rested, and no view shows it any more; *fills* is all that the account's list of fills holds of it."""
+    attempt = record.attempts[number - 1]
+    if attempt.state is not _A.LIVE:
+        return record
+    known = _merge_fills(attempt.fills, fills)
+    filled = max(attempt.filled_quantity, total([fill.quantity for fill in known]))
+    average = attempt.average_price
+    if filled > attempt.filled_quantity:
+        average = weighted_average((fill.quantity, fill.price) for fill in known)
+    state = _A.FILLED if filled >= attempt.quantity else _A.VANISHED
+    after = attrs.evolve(attempt, state=state, filled_quantity=filled, average_price=average, fills=known)
+    return _replace(record, after, now_ms)
+
+
 def observed(record: IntentRecord, report: OrderReport, *, now_ms: int) -> IntentRecord:
     """Take in what a reading of the venue says about one of our orders, whenever it comes.
 
@@ -343,6 +365,19 @@ def observed(record: IntentRecord, report: OrderReport, *, now_ms: int) -> Inten
     return _replace(record, after, now_ms)
 
 
+def revived(record: IntentRecord, report: OrderReport, *, looked_at_ms: int, lag_ms: int, now_ms: int) -> IntentRecord:
+    """An order that had ended rests after all, says a reading that began at *looked_at_ms*.
+
+    Only one begun *lag_ms* after the journal learned of the end counts: an earlier one may show what was before.
+    """
+    attempt = _attempt_of(record, report)
+    if attempt is None or attempt.state not in _OVER or attempt.state in {_A.FILLED, _A.REJECTED}:
+        return record  # a rejected one comes back by itself: see `observed`
+    if report.status is not OrderStatus.OPEN or looked_at_ms < record.updated_at_ms + lag_ms:
+        return record
+    return _replace(record, attrs.evolve(attempt, state=_A.LIVE), now_ms)
+
+
 def _attempt_of(record: IntentRecord, report: OrderReport) -> Attempt | None:
     """Ownership is by id only. An id reused after proven absence belongs to the latest attempt that has it."""
     latest_first = record.attempts[::-1]
@@ -362,7 +397,7 @@ def _attempt_of(record: IntentRecord, report: OrderReport) -> Attempt | None:
 def _next_state(attempt: Attempt, report: OrderReport, filled: Decimal) -> AttemptState:
     if filled >= attempt.quantity:
         return _A.FILLED
-    if attempt.state in _ENDS and attempt.state is not _A.REJECTED:
+    if attempt.state in _OVER and attempt.state is not _A.REJECTED:
         return attempt.state  # a view that lags does not bring an ended order back
     end = _REPORTED_END.get(report.status)
     if end in _REPLACEABLE and report.filled_quantity is None:

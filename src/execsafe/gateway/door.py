@@ -27,6 +27,7 @@ from execsafe.errors import (
 )
 from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.driver import Driver, Journey, build_request
+from execsafe.gateway.endings import Endings
 from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
 from execsafe.gateway.policy import GatewayPolicy
 from execsafe.ghosts import GhostOrderResolver, LookPolicy, order_ref
@@ -34,7 +35,6 @@ from execsafe.intents import IntentRegistry, is_settled
 from execsafe.locks import Claim, DedupLock
 from execsafe.model.event import EventType
 from execsafe.model.intent import Change, Intent, IntentRecord, IntentState
-from execsafe.model.order import OrderReport
 from execsafe.model.outcome import Meaning, Operation
 from execsafe.model.values import shorten
 from execsafe.ports import Clock, ExchangeAdapter, PreTradeCheck
@@ -89,6 +89,9 @@ class OrderGateway:
         self._clock = clock if clock is not None else registry.clock
         self._locks = locks if locks is not None else DedupLock(clock=self._clock)
         self.resolver: GhostOrderResolver = GhostOrderResolver(adapter, clock=self._clock, policy=looks)
+        self._endings = Endings(
+            self.resolver, registry, adapter, clock=self._clock, timeout_s=self.policy.request_timeout_s
+        )
         self._checks = EntryChecks(adapter, checks, timeout_s=self.policy.request_timeout_s)
         self._driver = Driver(
             adapter,
@@ -98,6 +101,7 @@ class OrderGateway:
             clock=self._clock,
             holder=holder if holder is not None else new_holder(),
             checks=self._checks,
+            endings=self._endings,
         )
         self._unjournalled: set[str] = set()
 
@@ -192,13 +196,8 @@ class OrderGateway:
             self._locks.release(claim)
 
     async def refresh(self, record: IntentRecord) -> IntentRecord:
-        """Look once at what became of a live intent, and record it."""
-        for attempt in record.attempts:
-            if attempt.state.may_still_fill:
-                look = await self.resolver.look(order_ref(record.intent, attempt))
-                if look.report is not None:
-                    record = await self._observe(record, attempt.client_order_id, look.report)
-        return record
+        """Look once at what became of a live intent, and record it; a second look proves what one cannot."""
+        return await self._endings.refresh(record)
 
     async def recover(self, account: str | None = None) -> Recovery:
         """Settle everything that an earlier process, or an earlier doubt, left open.
@@ -404,11 +403,6 @@ class OrderGateway:
                 intent_key=record.intent.key,
             )
         return record
-
-    async def _observe(self, record: IntentRecord, client_order_id: str, report: OrderReport) -> IntentRecord:
-        now_ms = self._clock.now_ms()
-        mine = attrs.evolve(report, client_order_id=client_order_id)
-        return await self.registry.advance(record, lambda r: transitions.observed(r, mine, now_ms=now_ms))
 
     async def _recover_one(self, record: IntentRecord) -> tuple[str, IntentRecord]:
         claim, _ = await self._claim(record.intent, join=True)

@@ -20,6 +20,7 @@ from execsafe.core.ghosts import Verdict
 from execsafe.core.steps import Step, next_step
 from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreError, TradingDenied
 from execsafe.gateway.checks import EntryChecks
+from execsafe.gateway.endings import Endings
 from execsafe.gateway.policy import GatewayPolicy
 from execsafe.ghosts import GhostOrderResolver, order_ref
 from execsafe.intents import IntentRegistry, Transition, lease_name
@@ -65,8 +66,10 @@ class Driver:
         clock: Clock,
         holder: str,
         checks: EntryChecks,
+        endings: Endings,
     ) -> None:
         self._checks = checks
+        self._endings = endings
         self._adapter = adapter
         self._registry = registry
         self._resolver = resolver
@@ -363,6 +366,9 @@ class Driver:
                 await self._take_in(journey, attempt, look.report)
             else:
                 journey.record = await self._registry.reload(journey.record)
+            ended = await self._endings.after(journey.record, journey.record.attempts[attempt.number - 1], look)
+            if ended is not None:
+                await self._advance(journey, ended)
             if journey.record.attempts[attempt.number - 1].state is not AttemptState.LIVE:
                 return
             if self._clock.now_ms() >= ends_ms:

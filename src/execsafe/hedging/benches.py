@@ -16,9 +16,9 @@ from execsafe.gateway import OrderGateway, SubmitOutcome, Unknown
 from execsafe.ghosts import order_ref
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import Intent, IntentRecord
-from execsafe.model.order import Fill, OrderReport, Side
+from execsafe.model.order import OrderReport, Side
 from execsafe.model.outcome import Meaning, Operation
-from execsafe.model.position import Execution, PositionSide, Snapshot
+from execsafe.model.position import PositionSide, Snapshot
 from execsafe.model.values import EXACT, shorten, total
 from execsafe.views import VenueReader
 
@@ -173,20 +173,10 @@ class Bench:
                 symbol=self.leg.symbol,
                 client_order_id=attempt.client_order_id,
                 venue_order_id=attempt.venue_order_id,
-                fills=tuple(_fill(execution) for execution in mine),
+                fills=tuple(execution.fill for execution in mine),
             )
             venue = self.gateway.adapter.venue_name
             await self.gateway.registry.observe(report, account=self.leg.account, venue=venue)
-
-
-def _fill(execution: Execution) -> Fill:
-    return Fill(
-        trade_id=execution.trade_id,
-        quantity=execution.quantity,
-        price=execution.price,
-        fees=execution.fees,
-        filled_at_ms=execution.at_ms,
-    )
 
 
 async def prepare(leg: HedgeLeg, index: int, gateway: OrderGateway) -> Bench:

@@ -77,6 +77,7 @@ class AttemptState(enum.StrEnum):
     FILLED = "filled"
     CANCELED = "canceled"
     EXPIRED = "expired"
+    VANISHED = "vanished"  # it rested, and every view has forgotten it: ended, with what the list of fills holds of it
 
     @property
     def may_still_fill(self) -> bool:

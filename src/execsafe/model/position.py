@@ -9,7 +9,7 @@ from typing import Generic, TypeAlias, TypeVar
 import attrs
 
 from execsafe.model.intent import ErrorFacts
-from execsafe.model.order import ZERO, Fee, Side
+from execsafe.model.order import ZERO, Fee, Fill, Side
 from execsafe.model.values import EXACT
 
 T_co = TypeVar("T_co", covariant=True)
@@ -192,6 +192,17 @@ class Execution:
     client_order_id: str | None = None
     fees: tuple[Fee, ...] = ()
     at_ms: int = 0
+
+    @property
+    def fill(self) -> Fill:
+        """The same, as one of its order's fills."""
+        return Fill(
+            trade_id=self.trade_id,
+            quantity=self.quantity,
+            price=self.price,
+            fees=self.fees,
+            filled_at_ms=self.at_ms or None,
+        )
 
 
 # --- Stops -----------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import anyio
 import attrs
 
+from execsafe.core import transitions
 from execsafe.core.findings import (
     Backing,
     Finding,
@@ -107,13 +109,18 @@ class Eyes:
     ) -> Snapshot[tuple[OrderSeen, ...]] | Unavailable:
         if isinstance(listing, Unavailable):
             return listing
-        orders = tuple([await self._whose(report, is_kept) for report in listing.value])
+        taken_ms = listing.taken_at_ms
+        orders = tuple([await self._whose(report, taken_ms, is_kept) for report in listing.value])
         return Snapshot(value=orders, taken_at_ms=listing.taken_at_ms)
 
-    async def _whose(self, report: OrderReport, is_kept: Callable[[IntentRecord], bool]) -> OrderSeen:
+    async def _whose(self, report: OrderReport, taken_ms: int, is_kept: Callable[[IntentRecord], bool]) -> OrderSeen:
         """Whose an order is, asked of the journal after the listing: ours are written down before they are sent."""
         venue = self._gateway.adapter.venue_name
         record = await self._registry.observe(report, account=self._account, venue=venue)
+        if record is not None and record.state.is_terminal:
+            now_ms = self._reader.clock.now_ms()
+            late = partial(transitions.revived, report=report, looked_at_ms=taken_ms, lag_ms=self.lag_ms, now_ms=now_ms)
+            record = await self._registry.advance(record, late)
         seen = OrderSeen(
             symbol=report.symbol,
             owner=Owner.FOREIGN,

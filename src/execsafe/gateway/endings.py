@@ -1,0 +1,117 @@
+"""Concludes the ends that no view shows; the rules are in ``execsafe.core.endings``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import attrs
+
+from execsafe.core import transitions
+from execsafe.core.endings import Trace, fills_of, trace
+from execsafe.ghosts import GhostOrderResolver, Look, order_ref
+from execsafe.intents import IntentRegistry, Transition
+from execsafe.model.intent import Attempt, AttemptState, IntentRecord
+from execsafe.model.position import Execution, Snapshot
+from execsafe.ports import Clock, ExchangeAdapter
+from execsafe.views import VenueReader
+
+
+class Endings:
+    """Remembers, from look to look, since when an order that rested has been missing.
+
+    Only in memory: after a restart the two looks are taken anew, which costs a read lag and proves no less.
+    """
+
+    def __init__(
+        self,
+        resolver: GhostOrderResolver,
+        registry: IntentRegistry,
+        adapter: ExchangeAdapter,
+        *,
+        clock: Clock,
+        timeout_s: float,
+    ) -> None:
+        self._resolver = resolver
+        self._registry = registry
+        self._clock = clock
+        self._reader = VenueReader(adapter, clock=clock, request_timeout_s=timeout_s)
+        profile = adapter.profile
+        self._views = profile.views
+        self._venue = adapter.venue_name
+        self._lag_ms = round((profile.read_lag_s + profile.clock_skew_s) * 1000)
+        self._missing_since_ms: dict[tuple[str, int], int] = {}
+
+    async def refresh(self, record: IntentRecord) -> IntentRecord:
+        """Look once at every order of *record* that may still fill, and take in what that proves.
+
+        Raises:
+            StoreError: it could not be written down; the next look finds it again.
+        """
+        for number, attempt in enumerate(record.attempts):
+            if not attempt.state.may_still_fill:
+                continue
+            look = await self._resolver.look(order_ref(record.intent, attempt))
+            if look.report is not None:
+                # It answers our own look-up, so it is about this attempt, even where the venue does not repeat the id.
+                report = attrs.evolve(look.report, client_order_id=attempt.client_order_id)
+                seen = partial(transitions.observed, report=report, now_ms=self._clock.now_ms())
+                record = await self._registry.advance(record, seen)
+            ended = await self.after(record, record.attempts[number], look)
+            if ended is not None:
+                record = await self._registry.advance(record, ended)
+        return record
+
+    async def after(self, record: IntentRecord, attempt: Attempt, look: Look) -> Transition | None:
+        """What *look* at a resting order proves of its end; None: nothing.
+
+        The change returned holds for the versions of the record in which the order still rests.
+
+        Raises:
+            StoreError: the journal could not be asked whose a fill is.
+        """
+        name = (attempt.client_order_id, attempt.number)
+        if attempt.state is not AttemptState.LIVE:
+            self._missing_since_ms.pop(name, None)
+            return None
+        found = trace(
+            self._views,
+            look.seen,
+            looked_at_ms=look.began_at_ms,
+            known_at_ms=record.updated_at_ms,
+            missing_since_ms=self._missing_since_ms.get(name),
+            lag_ms=self._lag_ms,
+        )
+        if found is Trace.MISSING:
+            self._missing_since_ms.setdefault(name, self._clock.now_ms())
+        elif found is Trace.SEEN:
+            self._missing_since_ms.pop(name, None)
+        if found is not Trace.GONE or (executions := await self._executions(record, attempt)) is None:
+            return None
+        del self._missing_since_ms[name]
+        fills, now_ms = fills_of(attempt, executions), self._clock.now_ms()
+        return lambda r: transitions.vanished(r, attempt.number, fills, now_ms=now_ms)
+
+    async def _executions(self, record: IntentRecord, attempt: Attempt) -> Sequence[Execution] | None:
+        """The account's fills since the order was sent; None where they do not tell what it filled."""
+        if attempt.venue_order_id is None:
+            return None  # many lists of fills name no other id
+        since_ms = max(0, attempt.prepared_at_ms - self._lag_ms)
+        reading = await self._reader.executions(record.intent.symbol, since_ms=since_ms)
+        if not isinstance(reading, Snapshot):
+            return None
+        if record.intent.is_trigger and not await self._are_all_known(record, reading.value):
+            return None
+        return reading.value
+
+    async def _are_all_known(self, record: IntentRecord, executions: Sequence[Execution]) -> bool:
+        account, symbol = record.intent.account, record.intent.symbol
+        for fill in executions:
+            known = None
+            if fill.client_order_id is not None:
+                known = await self._registry.find_client_order(account, fill.client_order_id)
+            if known is None and fill.venue_order_id is not None:
+                known = await self._registry.find_order(account, symbol, fill.venue_order_id)
+            if known is None or known.venue not in {"", self._venue}:
+                return False
+        return True
