@@ -8,8 +8,10 @@ from execsafe.core.exposure import excess
 from execsafe.model.event import Event, EventType
 from execsafe.model.intent import TERMINAL, Attempt, AttemptState, IntentRecord, IntentState
 from execsafe.model.order import ZERO
+from execsafe.model.trusted import trusted
 from execsafe.model.values import left_of
 
+_new_event: Final = trusted(Event)
 _OVERTURNED: Final = frozenset(
     {
         AttemptState.IN_DOUBT,
@@ -42,7 +44,7 @@ def narrate(before: IntentRecord | None, after: IntentRecord, *, now_ms: int) ->
     told: list[Event] = []
     known: tuple[Attempt, ...] = ()
     if before is None:
-        told.append(Event(type=EventType.INTENT_RECORDED, at_ms=now_ms, subject=subject, quantity=after.quantity))
+        told.append(_new_event(type=EventType.INTENT_RECORDED, at_ms=now_ms, subject=subject, quantity=after.quantity))
     else:
         known = before.attempts
         _tell_intent(told, before, after, subject, now_ms)
@@ -52,19 +54,21 @@ def narrate(before: IntentRecord | None, after: IntentRecord, *, now_ms: int) ->
             _tell_attempt(told, was, attempt, subject, now_ms)
     over = excess(after)
     if over > 0 and (before is None or excess(before) <= 0):
-        told.append(Event(type=EventType.EXCESS_EXPOSURE, at_ms=now_ms, subject=subject, quantity=over))
+        told.append(_new_event(type=EventType.EXCESS_EXPOSURE, at_ms=now_ms, subject=subject, quantity=over))
     end = _ENDED.get(after.state)
     if end is not None and (before is None or before.state is not after.state):
-        told.append(Event(type=end, at_ms=now_ms, subject=subject, quantity=after.filled_quantity))
+        told.append(_new_event(type=end, at_ms=now_ms, subject=subject, quantity=after.filled_quantity))
     return tuple(told)
 
 
 def _tell_intent(told: list[Event], before: IntentRecord, after: IntentRecord, subject: str, now_ms: int) -> None:
     if before.state in TERMINAL and after.state not in TERMINAL:
-        told.append(Event(type=EventType.INTENT_REVIVED, at_ms=now_ms, subject=subject, note=before.state.value))
+        told.append(_new_event(type=EventType.INTENT_REVIVED, at_ms=now_ms, subject=subject, note=before.state.value))
     if after.change is not None and after.change != before.change:
         note, quantity = "cancel" if after.change.is_cancel else "replace", after.change.quantity
-        told.append(Event(type=EventType.CHANGE_ASKED, at_ms=now_ms, subject=subject, note=note, quantity=quantity))
+        told.append(
+            _new_event(type=EventType.CHANGE_ASKED, at_ms=now_ms, subject=subject, note=note, quantity=quantity)
+        )
 
 
 def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, subject: str, now_ms: int) -> None:
@@ -72,7 +76,7 @@ def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, sub
     kind = _kind(was, after.state)
     if kind is not None:
         told.append(
-            Event(
+            _new_event(
                 type=kind,
                 at_ms=now_ms,
                 subject=subject,
@@ -84,7 +88,7 @@ def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, sub
         )
     if after.filled_quantity > filled:
         told.append(
-            Event(
+            _new_event(
                 type=EventType.ORDER_FILL,
                 at_ms=now_ms,
                 subject=subject,

@@ -33,8 +33,11 @@ from execsafe.model.intent import (
     IntentState,
 )
 from execsafe.model.order import ZERO, Fill, OrderReport, OrderStatus
+from execsafe.model.trusted import trusted
 from execsafe.model.values import total, weighted_average
 
+_new_record: Final = trusted(IntentRecord)
+_new_attempt: Final = trusted(Attempt)
 _A = AttemptState
 _I = IntentState
 _ENDS: Final = frozenset({_A.FILLED, _A.CANCELED, _A.EXPIRED, _A.REJECTED})
@@ -160,8 +163,7 @@ def _settle(
             f"an intent cannot go from {before.state.value} to {state.value}", intent_key=before.intent.key
         )
     has_ended = state in TERMINAL
-    # In full: attrs.evolve costs twice as much, and every order comes by here several times.
-    return IntentRecord(
+    return _new_record(
         intent=before.intent,
         quantity=quantity,
         limit_price=limit_price,
@@ -199,7 +201,7 @@ def new_record(
     intent: Intent, *, quantity: Decimal, limit_price: Decimal | None, now_ms: int, venue: str = ""
 ) -> IntentRecord:
     """A record of what is meant, with the rounded *quantity* and *limit_price*; nothing sent yet."""
-    return IntentRecord(
+    return _new_record(
         intent=intent,
         quantity=quantity,
         limit_price=limit_price,
@@ -230,7 +232,7 @@ def begin(record: IntentRecord, *, client_order_id: str, deadline_ms: int | None
             f"nothing may be sent in state {record.state.value} with room for {quantity}",
             intent_key=record.intent.key,
         )
-    attempt = Attempt(
+    attempt = _new_attempt(
         number=len(record.attempts) + 1,
         client_order_id=client_order_id,
         quantity=quantity,
@@ -346,7 +348,7 @@ def observed(record: IntentRecord, report: OrderReport, *, now_ms: int) -> Inten
     if fills:
         filled = max(filled, total([fill.quantity for fill in fills]))
     grew = filled > attempt.filled_quantity
-    after = Attempt(  # in full, as in _settle
+    after = _new_attempt(
         number=attempt.number,
         client_order_id=attempt.client_order_id,
         quantity=attempt.quantity,

@@ -27,9 +27,12 @@ from execsafe.intents import IntentRegistry, Transition, lease_name
 from execsafe.model.intent import Attempt, AttemptState, ErrorFacts, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport, OrderRequest, OrderStatus
 from execsafe.model.outcome import Judged, Meaning, Operation
+from execsafe.model.trusted import trusted
 from execsafe.model.venue import Expiry
 from execsafe.ports import Clock, ExchangeAdapter, Lease, LeaseRequest
 
+_new_request: Final = trusted(OrderRequest)
+_new_lease_request: Final = trusted(LeaseRequest)
 _TIMED_OUT: Final = ErrorFacts(kind="TimeoutError", message="no answer within the request time-out")
 _NAMELESS: Final = ErrorFacts(kind="EmptyAnswer", message="the answer names no order")
 _INTERRUPTED: Final = ErrorFacts(kind="Cancelled", message="the call was cancelled while the request was under way")
@@ -93,7 +96,7 @@ class Driver:
 
     def lease_request(self, intent: Intent) -> LeaseRequest:
         """The lease under which *intent* is driven."""
-        return LeaseRequest(name=lease_name(intent), holder=self._holder, ttl_ms=self._ttl_ms)
+        return _new_lease_request(name=lease_name(intent), holder=self._holder, ttl_ms=self._ttl_ms)
 
     async def drive(self, journey: Journey) -> Journey:
         """Do step after step until nothing is left to do, or until patience is over.
@@ -418,7 +421,7 @@ def _absent(record: IntentRecord, attempt: Attempt, now_ms: int) -> IntentRecord
 
 def build_request(intent: Intent, attempt: Attempt, *, expires_in_ms: int | None) -> OrderRequest:
     """What goes to the venue for one attempt."""
-    return OrderRequest(
+    return _new_request(
         symbol=intent.symbol,
         side=intent.side,
         type=intent.type,

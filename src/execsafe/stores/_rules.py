@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from execsafe.errors import InvalidInput, LeaseHeld, StaleFencingToken, VersionConflict
+from execsafe.model.trusted import trusted
 from execsafe.model.values import shorten
 from execsafe.ports import Batch, Durability, Lease, LeaseRequest, Put, Stored, StoredEvent
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Longest identity: account + key + leg as JSON, fully escaped; doubled for other collections' keys.
 NAME_LENGTH_MAX: Final = 1_024
 _INTEGER_MAX: Final = 2**63 - 1
+_new_lease: Final = trusted(Lease)
 
 
 def check_name(name: object, what: str) -> None:
@@ -124,7 +126,7 @@ def is_renewal(request: LeaseRequest, current: Lease | None) -> bool:
 
 def grant(request: LeaseRequest, token: int, now_ms: int) -> Lease:
     """The lease as granted at *now_ms*."""
-    return Lease(name=request.name, holder=request.holder, token=token, expires_at_ms=now_ms + request.ttl_ms)
+    return _new_lease(name=request.name, holder=request.holder, token=token, expires_at_ms=now_ms + request.ttl_ms)
 
 
 def version_conflict(put: Put, stored: int) -> VersionConflict:
