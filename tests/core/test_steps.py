@@ -7,7 +7,7 @@ from decimal import Decimal
 import attrs
 import pytest
 
-from execsafe.core.steps import Step, next_step
+from execsafe.core.steps import Step, is_done, next_step
 from execsafe.model.intent import Attempt, AttemptState, Change, Intent, IntentRecord, IntentState
 
 A, I = AttemptState, IntentState  # noqa: E741
@@ -77,3 +77,12 @@ def test_g17_age_changes_nothing_for_what_may_be_at_the_venue(state):
 def test_nothing_is_sent_for_nothing():
     filled = attrs.evolve(record(I.RECORDED), quantity=Decimal(0))
     assert step(filled) is Step.GIVE_UP
+
+
+@pytest.mark.parametrize("state", I)
+@pytest.mark.parametrize("change", [None, Change(asked_at_ms=0)])
+def test_whether_all_is_done_depends_on_the_record_alone(state, change):
+    """The lease goes back in the step that is the last one: what is then left must not depend on when it is asked."""
+    of = record(state, change=change)
+    for now_ms in (0, 100, 101):
+        assert (step(of, now_ms=now_ms) is Step.DONE) is is_done(of)

@@ -8,7 +8,7 @@ from typing import Final
 from execsafe.core.approval import is_stale
 from execsafe.model.intent import AttemptState, IntentRecord, IntentState
 
-_UNDECIDED: Final = frozenset({IntentState.SENDING, IntentState.IN_DOUBT})
+_BUSY: Final = frozenset({IntentState.RECORDED, IntentState.SENDING, IntentState.IN_DOUBT})
 _SPENT: Final = frozenset({AttemptState.ABSENT, AttemptState.NOT_SENT})
 
 
@@ -24,12 +24,18 @@ class Step(enum.StrEnum):
 
 def next_step(record: IntentRecord, *, attempts_max: int, now_ms: int) -> Step:
     """Decide from the record alone; whatever happened in between is in it."""
-    state = record.state
-    if state is IntentState.RECORDED:
+    if is_done(record):
+        return Step.DONE
+    if record.state is IntentState.RECORDED:
         return Step.GIVE_UP if _is_hopeless(record, attempts_max, now_ms) else Step.SEND
-    if state is IntentState.LIVE:
-        return Step.CANCEL if record.change is not None else Step.DONE
-    return Step.RESOLVE if state in _UNDECIDED else Step.DONE
+    return Step.CANCEL if record.state is IntentState.LIVE else Step.RESOLVE
+
+
+def is_done(record: IntentRecord) -> bool:
+    """Whether nothing is left for us to do now, whatever the time."""
+    if record.state is IntentState.LIVE:
+        return record.change is None
+    return record.state not in _BUSY
 
 
 def _is_hopeless(record: IntentRecord, attempts_max: int, now_ms: int) -> bool:

@@ -17,7 +17,7 @@ import attrs
 from execsafe.core import transitions
 from execsafe.core.approval import is_stale
 from execsafe.core.ghosts import Verdict
-from execsafe.core.steps import Step, next_step
+from execsafe.core.steps import Step, is_done, next_step
 from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreError, TradingDenied
 from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.endings import Endings
@@ -133,15 +133,10 @@ class Driver:
     def _next(self, record: IntentRecord) -> Step:
         return next_step(record, attempts_max=self._policy.attempts_max, now_ms=self._clock.now_ms())
 
-    def _is_done(self, record: IntentRecord) -> bool:
-        return self._next(record) is Step.DONE
-
     async def _advance(self, journey: Journey, change: Transition) -> None:
         # Once everything is done the lease goes back in the same durable step.
-        journey.record = await self._registry.advance(
-            journey.record, change, lease=journey.lease, release_when=self._is_done
-        )
-        if journey.lease is not None and self._is_done(journey.record):
+        journey.record = await self._registry.advance(journey.record, change, lease=journey.lease, release_when=is_done)
+        if is_done(journey.record):
             journey.lease = None
 
     async def _release(self, journey: Journey, lease: Lease) -> None:
