@@ -324,16 +324,17 @@ def _versioned(record: IntentRecord, version: int) -> IntentRecord:
 
 
 def _new_aliases(before: IntentRecord | None, after: IntentRecord) -> tuple[str, ...]:
-    """The names of *after* that *before* does not have; an attempt keeps its own once it has them."""
+    """The names that *before* did not have: of a new attempt, and of one whose order has been named by the venue."""
     account, symbol = after.intent.account, after.intent.symbol
     known = () if before is None else before.attempts
-    if known is after.attempts:
-        return ()
-    client_ids = {a.client_order_id for a in after.attempts}.difference([a.client_order_id for a in known])
-    venue_ids = {a.venue_order_id for a in after.attempts}.difference([a.venue_order_id for a in known])
-    names = [_client_alias(account, name) for name in client_ids]
-    names += [order_alias(account, symbol, name) for name in venue_ids if name is not None]
-    return tuple(sorted(names))
+    names: list[str] = []
+    for number, attempt in enumerate(after.attempts):
+        was = known[number] if number < len(known) else None
+        if was is None:
+            names.append(_client_alias(account, attempt.client_order_id))
+        if attempt.venue_order_id is not None and (was is None or was.venue_order_id is None):
+            names.append(order_alias(account, symbol, attempt.venue_order_id))
+    return tuple(names)
 
 
 def is_settled(record: IntentRecord) -> bool:

@@ -11,6 +11,7 @@ from execsafe.errors import InvalidOrder, TradingDenied
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent
 from execsafe.model.order import Side
+from execsafe.model.trusted import trusted
 from execsafe.model.values import plain, to_positive
 
 _ATTACHED: Final = frozenset({"stopLoss", "takeProfit"})
@@ -23,6 +24,9 @@ class Approved:
     intent: Intent
     quantity: Decimal
     limit_price: Decimal | None
+
+
+_new_approved: Final = trusted(Approved)
 
 
 def approve(intent: Intent, instrument: Instrument, *, now_ms: int) -> Approved:
@@ -47,7 +51,7 @@ def approve(intent: Intent, instrument: Instrument, *, now_ms: int) -> Approved:
     if intent.trigger_price is not None:
         floor = instrument.safe_limit_price(intent.trigger_price, Side.BUY)
         _check_price(intent, instrument, floor, intent.trigger_price)
-    return Approved(intent=intent, quantity=quantity, limit_price=price)
+    return _new_approved(intent=intent, quantity=quantity, limit_price=price)
 
 
 def is_stale(intent: Intent, *, now_ms: int) -> bool:
