@@ -9,6 +9,7 @@ from execsafe.core.approval import is_stale
 from execsafe.model.intent import AttemptState, IntentRecord, IntentState
 
 _BUSY: Final = frozenset({IntentState.RECORDED, IntentState.SENDING, IntentState.IN_DOUBT})
+_BUSY_IF_TO_CHANGE: Final = _BUSY | {IntentState.LIVE}
 _SPENT: Final = frozenset({AttemptState.ABSENT, AttemptState.NOT_SENT})
 
 
@@ -33,9 +34,7 @@ def next_step(record: IntentRecord, *, attempts_max: int, now_ms: int) -> Step:
 
 def is_done(record: IntentRecord) -> bool:
     """Whether nothing is left for us to do now, whatever the time."""
-    if record.state is IntentState.LIVE:
-        return record.change is None
-    return record.state not in _BUSY
+    return record.state not in (_BUSY if record.change is None else _BUSY_IF_TO_CHANGE)
 
 
 def _is_hopeless(record: IntentRecord, attempts_max: int, now_ms: int) -> bool:

@@ -108,8 +108,8 @@ class Driver:
         try:
             if journey.record.state is IntentState.UNRESOLVED:
                 await self._reopen(journey)
-            while not journey.stalled and (step := self._next(journey.record)) is not Step.DONE:
-                await self._steps[step](journey)
+            while not journey.stalled and not is_done(journey.record):
+                await self._steps[self._next(journey.record)](journey)
         except (StaleFencingToken, LeaseHeld) as error:
             if journey.record.version == 0:
                 raise  # not journalled, hence not sent: another process has this key
