@@ -15,7 +15,6 @@ from execsafe.model.venue import IdEncoding, IdRule
 MARKER: Final = "xs"
 """First characters of every textual id. Not "t": one venue treats ids that begin with it differently."""
 
-_LENGTH: Final = 18  # the longest that every venue in scope accepts as free text
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)  # two characters a look-up
 _SHIFTS: Final = range(70, -1, -10)
@@ -29,12 +28,12 @@ def client_order_id(*, account: str, key: str, leg: str, generation: int, rule: 
     # The lengths make the text unambiguous, whatever characters the parts hold.
     identity = f"execsafe/1 {len(account)}.{len(key)}.{len(leg)} {account}{key}{leg}{generation}"
     digest = hashlib.sha256(identity.encode()).digest()
+    if rule.encoding is IdEncoding.TEXT:
+        # With the marker 18 characters: the longest that every venue in scope accepts as free text.
+        return (MARKER + _base32(digest[:10]))[: rule.length_max]
     if rule.encoding is IdEncoding.HEX128:
         return f"0x{digest[:16].hex()}"
-    if rule.encoding is IdEncoding.INT63:
-        return str((int.from_bytes(digest[:8], "big") >> 1) or 1)
-    text = MARKER + _base32(digest[:10])
-    return text[: min(_LENGTH, rule.length_max)]
+    return str((int.from_bytes(digest[:8], "big") >> 1) or 1)
 
 
 def _base32(data: bytes) -> str:

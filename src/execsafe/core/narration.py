@@ -101,10 +101,10 @@ def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, sub
 
 
 def _kind(was: AttemptState | None, now: AttemptState) -> EventType | None:
-    if now is was or now is AttemptState.NOT_SENT:
+    if now is was:
         return None
     entered = _ENTERED.get(now)
-    if entered is not None:
+    if entered is not None or now is AttemptState.NOT_SENT:
         return entered
     if was is None or was is AttemptState.SENDING:
         return EventType.ORDER_ACKNOWLEDGED
