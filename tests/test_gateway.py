@@ -850,6 +850,36 @@ async def test_a_cancel_while_in_doubt_resolves_first(world):
     assert len(world.adapter.sent) == 2
 
 
+@pytest.mark.guarantee(12)
+async def test_g12_a_cancel_reaches_the_venue_while_no_look_can_be_read(world):
+    """The order is there, nobody can see it, and the venue takes a cancel by our own id: it ends at once."""
+    world.adapter.creates.append(LOST)
+    world.adapter.reads_fail = True
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.gateway.submit, intent())
+        await anyio.sleep(5)
+        assert world.orders[0].status is OrderStatus.OPEN
+        tasks.start_soon(world.gateway.cancel, "k")
+        await anyio.sleep(3)
+        assert world.orders[0].status is OrderStatus.CANCELED
+        assert len(world.adapter.canceled) == 1, "once it was taken it is not asked for again"
+        world.adapter.reads_fail = False
+    assert (await world.record()).state is IntentState.CANCELED
+
+
+@pytest.mark.guarantee(4)
+async def test_g4_a_cancel_that_finds_nothing_is_no_proof_that_there_is_nothing(world):
+    """The request arrives after the cancel: it is asked for again before every look, and ends the late order."""
+    world.adapter.creates.append(late(2.5))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.gateway.submit, intent())
+        await anyio.sleep(0.5)
+        tasks.start_soon(world.gateway.cancel, "k")
+    assert len(world.adapter.canceled) > 1
+    assert [order.status for order in world.orders] == [OrderStatus.CANCELED]
+    assert (await world.record()).state is IntentState.CANCELED
+
+
 async def test_canceling_what_has_ended_changes_and_sends_nothing(world):
     world.adapter.creates.append(Fate(filled=Decimal(1)))
     first = await world.gateway.submit(intent())

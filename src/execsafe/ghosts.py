@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import attrs
 
+from execsafe._calls import within
 from execsafe.clock import SystemClock
 from execsafe.core.ghosts import (
     Doubt,
@@ -147,7 +148,7 @@ class GhostOrderResolver:
     async def _read(self, lookup: LookUp, ref: OrderRef) -> tuple[Sighting, OrderReport | None]:
         await self._await_turn()
         try:
-            with anyio.move_on_after(self.policy.timeout_s):
+            with within(self.policy.timeout_s):
                 report = await self._adapter.look_up(lookup, ref)
                 return (Sighting.ABSENT if report is None else Sighting.PRESENT), report
         except Exception as error:  # noqa: BLE001 - whatever a client raises: judged, never guessed

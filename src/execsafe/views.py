@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-import anyio
-
+from execsafe._calls import within
 from execsafe.model.intent import ErrorFacts
 from execsafe.model.order import OrderReport
 from execsafe.model.outcome import Operation
@@ -60,7 +59,7 @@ class VenueReader:
         began_ms = self.clock.now_ms()
         facts = ErrorFacts(kind="TimeoutError", message=f"no answer in {self._timeout_s:g} s")
         try:
-            with anyio.move_on_after(self._timeout_s):
+            with within(self._timeout_s):
                 return Snapshot(value=await read(), taken_at_ms=began_ms)
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing was read
             facts = self.adapter.judge(error, Operation.LOOK_UP).facts

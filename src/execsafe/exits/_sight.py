@@ -8,6 +8,7 @@ from decimal import Decimal
 import anyio
 import attrs
 
+from execsafe._calls import within
 from execsafe.core.exits import ExitRecord, Holding, Sight, holding_that_counts, is_contract
 from execsafe.errors import VenueUnavailable
 from execsafe.model.instrument import Instrument
@@ -47,7 +48,7 @@ class Eyes:
         known = self._adapter.prepared(symbol)
         if known is not None:
             return known
-        with anyio.move_on_after(timeout_s * _PREPARE_TIMEOUTS):
+        with within(timeout_s * _PREPARE_TIMEOUTS):
             return await self._adapter.prepare(symbol)
         raise VenueUnavailable(f"the trading rules of {symbol} could not be read in time")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import anyio
-
+from execsafe._calls import within
 from execsafe.errors import TradingDenied
 from execsafe.model.intent import Intent
 from execsafe.ports import ExchangeAdapter, PreTradeCheck
@@ -29,7 +28,7 @@ class EntryChecks:
             return
         why = "did not answer in time"
         try:
-            with anyio.move_on_after(self._timeout_s):
+            with within(self._timeout_s):
                 instrument = self._adapter.prepared(intent.symbol) or await self._adapter.prepare(intent.symbol)
                 for check in self._checks:
                     await check.check(intent, instrument)

@@ -12,6 +12,7 @@ from decimal import Decimal
 import anyio
 import attrs
 
+from execsafe._calls import within
 from execsafe.core import transitions
 from execsafe.core.approval import Approved, approve
 from execsafe.errors import (
@@ -291,7 +292,7 @@ class OrderGateway:
             return approve(intent, ready, now_ms=self._clock.now_ms())
         why = "no answer in time"
         try:
-            with anyio.move_on_after(self.policy.request_timeout_s * _PREPARE_TIMEOUTS):
+            with within(self.policy.request_timeout_s * _PREPARE_TIMEOUTS):
                 instrument = await self.adapter.prepare(intent.symbol)
                 return approve(intent, instrument, now_ms=self._clock.now_ms())
         except ExecsafeError:
@@ -357,7 +358,7 @@ class OrderGateway:
             if not attempt.state.may_still_fill:
                 continue
             ref = order_ref(record.intent, attempt)
-            with contextlib.suppress(Exception), anyio.move_on_after(self.policy.request_timeout_s):
+            with contextlib.suppress(Exception), within(self.policy.request_timeout_s):
                 await self.adapter.cancel_order(ref)
             look = await self.resolver.look(ref)
             if look.report is not None:
@@ -375,7 +376,7 @@ class OrderGateway:
         record = self._begin_without_journal(record)
         cid = record.attempts[-1].client_order_id
         try:
-            with anyio.move_on_after(self.policy.request_timeout_s):
+            with within(self.policy.request_timeout_s):
                 report = await self.adapter.create_order(build_request(intent, record.attempts[-1], expires_in_ms=None))
                 seen = attrs.evolve(report, client_order_id=cid)
                 return outcome_of(transitions.observed(record, seen, now_ms=now_ms), report=report)

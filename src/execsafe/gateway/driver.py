@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
+from execsafe._calls import within
 from execsafe.core import transitions
 from execsafe.core.approval import is_stale
 from execsafe.core.ghosts import Verdict
@@ -50,6 +51,7 @@ class Journey:
     report: OrderReport | None = None
     cause: BaseException | None = None
     stalled: bool = False
+    is_cancel_taken: bool = False
 
 
 class _Overtaken(Exception):
@@ -209,7 +211,7 @@ class Driver:
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
             handed_over = True
-            with anyio.move_on_after(self._policy.request_timeout_s):
+            with within(self._policy.request_timeout_s):
                 report = await self._adapter.create_order(self._request(journey.record.intent, attempt))
         except Exception as error:  # noqa: BLE001 - whatever a client raises: judged, never guessed
             journey.cause = error
@@ -341,12 +343,18 @@ class Driver:
         return self._deadlines.setdefault(_name(attempt), found_in_journal)
 
     async def _keep_watch(self, journey: Journey, attempt: Attempt) -> None:
-        """Before every look: keep the lease, and notice evidence that came another way."""
+        """Before every look: keep the lease, notice evidence that came another way, and ask for a cancel that is due.
+
+        A cancel by our own id ends the order at once, should it be there. Its answer proves nothing, whatever it is.
+        """
         await self._keep_lease(journey)
         journey.record = await self._registry.reload(journey.record)
         if journey.record.attempts[attempt.number - 1].state not in _DOUBTFUL:
             self._forget_deadline(journey.record, attempt)
             raise _Overtaken
+        wanted = journey.record.change
+        if wanted is not None and wanted.is_cancel and not journey.is_cancel_taken:
+            journey.is_cancel_taken = await self._ask_cancel(journey, attempt)
 
     # --- cancel ----------------------------------------------------------------------------------
 
@@ -375,12 +383,15 @@ class Driver:
             await anyio.sleep(pause_ms / 1000)
             pause_ms = min(pause_ms * _CANCEL_PAUSE_FACTOR, _CANCEL_PAUSE_MAX_MS)
 
-    async def _ask_cancel(self, journey: Journey, attempt: Attempt) -> None:
+    async def _ask_cancel(self, journey: Journey, attempt: Attempt) -> bool:
+        """Whether the venue took the request; that alone proves nothing."""
         try:
-            with anyio.move_on_after(self._policy.request_timeout_s):
+            with within(self._policy.request_timeout_s):
                 await self._adapter.cancel_order(order_ref(journey.record.intent, attempt))
-        except Exception as error:  # noqa: BLE001 - refused, lost or done: the look that follows tells
-            journey.cause = error
+                return True
+        except Exception:  # noqa: BLE001 - refused, lost or done: the look that follows tells
+            return False
+        return False  # no answer in time
 
     # --- give up ---------------------------------------------------------------------------------
 

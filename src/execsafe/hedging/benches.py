@@ -9,6 +9,7 @@ from typing import TypeVar
 import anyio
 import attrs
 
+from execsafe._calls import within
 from execsafe.core.hedging import HedgeLeg, LegView
 from execsafe.core.hedging.decide import OPEN, UNWIND
 from execsafe.errors import AlreadyInFlight, ExecsafeError, IntentConflict, OutcomeUnknown, StoreError, VenueUnavailable
@@ -197,7 +198,7 @@ async def prepare(leg: HedgeLeg, index: int, gateway: OrderGateway) -> Bench:
 async def _ask(leg: HedgeLeg, gateway: OrderGateway) -> Instrument:
     why = "no answer in time"
     try:
-        with anyio.move_on_after(gateway.policy.request_timeout_s * _PREPARE_TIMEOUTS):
+        with within(gateway.policy.request_timeout_s * _PREPARE_TIMEOUTS):
             return await gateway.adapter.prepare(leg.symbol)
     except ExecsafeError:
         raise

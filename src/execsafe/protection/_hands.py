@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import anyio
 
+from execsafe._calls import within
 from execsafe.core.protection.record import Leg, Protection, ProtectionPolicy, Purpose
 from execsafe.errors import AlreadyInFlight, ExecsafeError, InvalidInput
 from execsafe.gateway import Accepted, OrderGateway, Rejected
@@ -70,7 +71,7 @@ class Hands:
         adapter = self._gateway.adapter
         why = "TimeoutError"
         try:
-            with anyio.move_on_after(self._timeout_s):
+            with within(self._timeout_s):
                 await adapter.set_attached_stop(protection.symbol, protection.side, stop_price)
                 return ""
         except Exception as error:  # noqa: BLE001 - judged, never guessed

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import anyio
-
+from execsafe._calls import within
 from execsafe.core.opening import EntryPlan
 from execsafe.model.outcome import Meaning, Operation
 from execsafe.ports import ExchangeAdapter
@@ -42,7 +41,7 @@ async def _confirm(
     why = "no answer"
     for _ in range(tries):
         try:
-            with anyio.move_on_after(_TIMEOUT_S):
+            with within(_TIMEOUT_S):
                 await ask()
                 return ""
         except Exception as error:  # noqa: BLE001 - judged, never guessed

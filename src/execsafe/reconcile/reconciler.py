@@ -9,6 +9,7 @@ from typing import Final, NoReturn, Protocol
 import anyio
 import attrs
 
+from execsafe._calls import within
 from execsafe.buses.telling import tell
 from execsafe.core.findings import (
     OF_POSITIONS,
@@ -307,7 +308,7 @@ class Reconciler:
             is_trigger=True,
         )
         try:
-            with anyio.move_on_after(_TIMEOUT_S):
+            with within(_TIMEOUT_S):
                 await self.gateway.adapter.cancel_order(ref)
         except Exception as error:  # noqa: BLE001 - whatever came of it, the next listing shows
             _log.warning("canceling an order that no journal knows: %s", type(error).__name__)
