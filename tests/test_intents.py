@@ -577,3 +577,23 @@ async def test_g4_an_order_id_that_the_venue_gives_out_again_does_not_keep_the_o
         written = await registry.find("after")
         assert written is not None
         assert written.state is IntentState.LIVE
+
+
+@pytest.mark.guarantee(5, 11)
+async def test_g11_two_venues_that_give_out_the_same_order_id_each_keep_their_own(clock):
+    """Order ids are unique at one venue only; one store may serve several."""
+    store = MemoryStore()
+    await store.open()
+    registry = IntentRegistry(store, clock=clock)
+    for venue in ("a", "b"):
+        of = intent(f"at-{venue}")
+        record = attrs.evolve(sending(of, clock), venue=venue)
+        stored, lease = await registry.create(record, acquire=request(of))
+        await registry.advance(stored, seen(report(of, venue_order_id="1")), lease=lease)
+    for venue in ("a", "b"):
+        found = await registry.find_order("default", "BTC/USDT", "1", venue=venue)
+        assert found.intent.key == f"at-{venue}"
+        told = report(intent("?"), filled=1, client_order_id=None, venue_order_id="1")
+        assert (await registry.observe(told, venue=venue)).filled_quantity == 1
+    assert await registry.find_order("default", "BTC/USDT", "1", venue="c") is None
+    assert [r.filled_quantity for r in await registry.open_records()] == [1, 1]

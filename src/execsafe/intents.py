@@ -47,9 +47,10 @@ def lease_name(intent: Intent) -> str:
 _quoted: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
 
-def order_alias(account: str, symbol: str, venue_order_id: str) -> str:
-    """Alias under which a record is found by the venue's order id."""
-    return f"order:[{_quoted(account)},{_quoted(symbol)},{_quoted(venue_order_id)}]"
+def order_alias(account: str, symbol: str, venue_order_id: str, venue: str = "") -> str:
+    """Alias under which a record is found by the venue's order id; with its *venue* where two give out the same id."""
+    where = f"{_quoted(venue)}," if venue else ""
+    return f"order:[{where}{_quoted(account)},{_quoted(symbol)},{_quoted(venue_order_id)}]"
 
 
 def _client_alias(account: str, client_order_id: str) -> str:
@@ -100,9 +101,17 @@ class IntentRegistry:
         """The record with that identity (``Intent.identity``, the subject of its events)."""
         return await self._find(identity)
 
-    async def find_order(self, account: str, symbol: str, venue_order_id: str) -> IntentRecord | None:
-        """The record to which the venue's order belongs, None if it is not one of ours."""
-        return await self._find(order_alias(account, symbol, venue_order_id))
+    async def find_order(
+        self, account: str, symbol: str, venue_order_id: str, *, venue: str = ""
+    ) -> IntentRecord | None:
+        """The record to which the venue's order belongs, None if it is not one of ours.
+
+        *venue*: its ``ExchangeAdapter.venue_name``. Two venues in one store may give out the same id.
+        """
+        record = await self._find(order_alias(account, symbol, venue_order_id))
+        if venue and record is not None and record.venue not in {"", venue}:
+            record = await self._find(order_alias(account, symbol, venue_order_id, venue))
+        return record
 
     async def find_client_order(self, account: str, client_order_id: str) -> IntentRecord | None:
         """The record to which a client order id belongs, None if it is not one of ours."""
@@ -237,7 +246,7 @@ class IntentRegistry:
         if report.client_order_id is not None:
             record = await self.find_client_order(account, report.client_order_id)
         if record is None and report.venue_order_id is not None:
-            record = await self.find_order(account, report.symbol, report.venue_order_id)
+            record = await self.find_order(account, report.symbol, report.venue_order_id, venue=venue)
         if record is None or record.intent.symbol != report.symbol:
             return None
         if venue and record.venue not in {"", venue}:
@@ -275,16 +284,29 @@ class IntentRegistry:
         try:
             lease = await self._write(batch)
         except InvalidInput as error:
-            # A venue may give out an order id again (a reset test network does). What became of the order must be
-            # written all the same: the record is then found by its key and its client order ids only.
             taken = error.context.get("alias")
             if taken not in put.aliases:
                 raise
-            put = attrs.evolve(put, aliases=tuple(alias for alias in put.aliases if alias != taken))
-            lease = await self._write(attrs.evolve(batch, puts=(put,)))
+            lease = await self._write_under_other_names(batch, put, _with_venue(stored), taken)
         if self._listeners:
             self.tell(events)
         return stored, lease
+
+    async def _write_under_other_names(
+        self, batch: Batch, put: Put, named: tuple[str, ...], taken: str
+    ) -> Lease | None:
+        """What became of an order must be written, although another's record has the name that its id would give it.
+
+        Another venue's order may have the same id: then this one's name says where it is. The same venue may give out
+        an id again (a reset test network does): then the record is found by its key and its client order ids only.
+        """
+        left = tuple(alias for alias in put.aliases if alias != taken)
+        try:
+            return await self._write(attrs.evolve(batch, puts=(attrs.evolve(put, aliases=(*left, *named)),)))
+        except InvalidInput as error:
+            if error.context.get("alias") not in named:
+                raise
+        return await self._write(attrs.evolve(batch, puts=(attrs.evolve(put, aliases=left),)))
 
     async def _write(self, batch: Batch) -> Lease | None:
         return await commit_shielded(self.store, batch, timeout_s=self._store_timeout_s)
@@ -335,6 +357,13 @@ def _new_aliases(before: IntentRecord | None, after: IntentRecord) -> tuple[str,
         if attempt.venue_order_id is not None and (was is None or was.venue_order_id is None):
             names.append(order_alias(account, symbol, attempt.venue_order_id))
     return tuple(names)
+
+
+def _with_venue(record: IntentRecord) -> tuple[str, ...]:
+    """The names that its orders' ids give a record together with its venue."""
+    account, symbol = record.intent.account, record.intent.symbol
+    ids = [a.venue_order_id for a in record.attempts if a.venue_order_id is not None]
+    return tuple(order_alias(account, symbol, each, record.venue) for each in ids if record.venue)
 
 
 def is_settled(record: IntentRecord) -> bool:

@@ -350,7 +350,7 @@ class GuardedExchange:
         if client_order_id is not None:
             found = [await self.registry.find_client_order(self.account, client_order_id)]
         elif symbol is not None:
-            found = [await self.registry.find_order(self.account, symbol, order_id)]
+            found = [await self.registry.find_order(self.account, symbol, order_id, venue=self.adapter.venue_name)]
         else:
             found = [
                 record

@@ -111,7 +111,7 @@ class Endings:
             if fill.client_order_id is not None:
                 known = await self._registry.find_client_order(account, fill.client_order_id)
             if known is None and fill.venue_order_id is not None:
-                known = await self._registry.find_order(account, symbol, fill.venue_order_id)
+                known = await self._registry.find_order(account, symbol, fill.venue_order_id, venue=self._venue)
             if known is None or known.venue not in {"", self._venue}:
                 return False
         return True

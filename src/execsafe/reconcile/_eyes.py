@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-import anyio
 import attrs
 
+from execsafe._calls import within
 from execsafe.core import transitions
 from execsafe.core.findings import (
     Backing,
@@ -96,7 +96,7 @@ class Eyes:
     async def _instrument(self, symbol: str) -> Instrument | None:
         adapter = self._gateway.adapter
         try:
-            with anyio.move_on_after(_PREPARE_TIMEOUT_S):
+            with within(_PREPARE_TIMEOUT_S):
                 return adapter.prepared(symbol) or await adapter.prepare(symbol)
         except Exception:  # noqa: BLE001 - without its steps a symbol is compared to the last digit
             return None
@@ -214,6 +214,8 @@ class Eyes:
         if fill.client_order_id is not None:
             record = await self._registry.find_client_order(self._account, fill.client_order_id)
         if record is None and fill.venue_order_id is not None:
-            record = await self._registry.find_order(self._account, fill.symbol, fill.venue_order_id)
+            record = await self._registry.find_order(
+                self._account, fill.symbol, fill.venue_order_id, venue=self._gateway.adapter.venue_name
+            )
         is_ours = record is not None and record.intent.symbol == fill.symbol and self._gateway.is_at_home(record)
         return record if is_ours else None
