@@ -1053,8 +1053,38 @@ async def test_g12_an_exit_goes_out_once_without_a_journal(world):
     assert isinstance(outcome, Accepted)
     for _ in range(3):
         again = await world.gateway.submit(exits)
-        assert isinstance(again, Unknown)
+        assert again.record == outcome.record
+    with pytest.raises(IntentConflict):
+        await world.gateway.submit(attrs.evolve(exits, quantity=2))
     assert len(world.adapter.sent) == len(world.orders) == 1
+
+
+@pytest.mark.guarantee(1, 12)
+@pytest.mark.parametrize("fate", [OK, Fate(filled=Decimal(1)), LOST, DROPPED, REJECTED])
+async def test_g12_recovery_writes_down_what_went_out_without_a_journal(fate, world):
+    """So that the next process knows of it, whether or not anybody asks for its key again."""
+    world.store.is_down = True
+    world.adapter.creates.append(fate)
+    exits = intent(symbol=PERPETUAL, reduce_only=True)
+    await world.gateway.submit(exits)
+    world.store.is_down = False
+    await world.gateway.recover()
+    sent = len(world.adapter.sent)
+    _, _, second = world.process("p2")
+    await second.submit(exits)
+    assert len(world.adapter.sent) == sent
+    assert len(world.orders) == (0 if fate is REJECTED else 1)
+    assert (await world.record()).filled_quantity == sum(order.filled for order in world.orders)
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_recovery_goes_on_while_something_cannot_be_written_down_yet(world):
+    world.store.is_down = True
+    await world.gateway.submit(intent(symbol=PERPETUAL, reduce_only=True))
+    assert (await world.gateway.recover()).settled == ()
+    world.store.is_down = False
+    [record] = (await world.gateway.recover()).settled
+    assert record.intent.key == "k"
 
 
 @pytest.mark.guarantee(5, 12)
@@ -1254,3 +1284,34 @@ async def test_g13_recovering_twice_changes_nothing_the_second_time(world):
 def test_a_policy_with_which_nothing_could_work_is_refused(values):
     with pytest.raises(InvalidInput):
         GatewayPolicy(**values)
+
+
+# --- Secrets ------------------------------------------------------------------------------------------------
+
+
+SIGNED = "venue POST https://api.example.com/order?apiKey=AKIDAKIDAKID&signature=c2VjcmV0c2VjcmV0"
+
+
+@pytest.mark.guarantee(16)
+async def test_g16_a_refusal_shows_no_signed_url(world):
+    """Clients put the whole request into their messages; what submit hands on is redacted, with all it drags along."""
+    error = Refused(SIGNED)
+    error.__cause__ = OSError(5, SIGNED)
+    world.adapter.creates.append(Fate(arrive_s=None, error=error))
+    outcome = await world.gateway.submit(intent())
+    assert isinstance(outcome, Rejected)
+    shown = f"{outcome.cause!r} {outcome.cause.__cause__!r}"
+    assert "AKIDAKID" not in shown
+    assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.guarantee(16)
+async def test_g16_nor_does_the_refusal_of_a_key_before_anything_was_sent(world):
+    async def refused(symbol):
+        raise Refused(SIGNED)
+
+    world.adapter.prepare = refused
+    with pytest.raises(Refused) as caught:
+        await world.gateway.submit(intent())
+    assert "AKIDAKID" not in str(caught.value)
+    assert world.adapter.sent == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from execsafe.errors import ExecsafeError, InvalidInput, OrderRejected
+from execsafe.errors import InvalidInput, OrderRejected
 from execsafe.gateway import Rejected
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.order import OrderReport
@@ -22,7 +22,6 @@ _STATUS: Final = {
     IntentState.EXPIRED: "expired",
     IntentState.REJECTED: "rejected",
 }
-_CHAIN_MAX: Final = 20
 
 # ccxt's unified siblings of create_order and edit_order: each of them calls self.create_order / self.edit_order, so
 # running them with the guarded object as `self` guards them. What is not in this list and looks like a way to create
@@ -174,10 +173,9 @@ def _iso8601(at_ms: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
 
 
-def recorded_error(outcome: Rejected, exchange: Any, redact: Callable[[str], str]) -> BaseException:
+def recorded_error(outcome: Rejected, exchange: Any) -> BaseException:
     """The venue client's own exception for a definite reject, as raised first or rebuilt from the record."""
     if outcome.cause is not None:
-        redact_chain(outcome.cause, redact)
         return outcome.cause
     error = outcome.error
     kind = _client_error(exchange, error.kind)
@@ -194,58 +192,3 @@ def _client_error(exchange: Any, name: str) -> type[Exception] | None:
     module = sys.modules.get("ccxt.base.errors")
     kind = getattr(module, name, None) or getattr(exchange, name, None)
     return kind if isinstance(kind, type) and issubclass(kind, Exception) else None
-
-
-def redact_chain(error: BaseException, redact: Callable[[str], str]) -> None:
-    """Redact an exception and everything that it drags along: clients put signed URLs into texts and frames.
-
-    The frames of a client's exceptions hold headers and signatures as local variables, which error trackers collect:
-    they are dropped, and so are causes from the network layer, which hold whole requests.
-    """
-    todo: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while todo:
-        current = todo.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if not isinstance(current, ExecsafeError):
-            current.__traceback__ = None
-        if isinstance(current, Exception):  # what cancels a task is compared by its text
-            _redact_texts(current, redact)
-        if isinstance(current, BaseExceptionGroup):
-            todo.extend(current.exceptions)
-        ends = len(seen) >= _CHAIN_MAX
-        # Setting a cause also hides the context, which is not ours to decide.
-        hides_context = current.__suppress_context__
-        current.__cause__ = None if ends or _is_foreign(current.__cause__) else current.__cause__
-        current.__context__ = None if ends or _is_foreign(current.__context__) else current.__context__
-        current.__suppress_context__ = hides_context
-        todo.extend((current.__cause__, current.__context__))
-
-
-def _redact_texts(error: Exception, redact: Callable[[str], str]) -> None:
-    error.args = tuple(_redacted(value, redact) for value in error.args)
-    notes = getattr(error, "__notes__", None)
-    if notes:
-        error.__notes__ = [redact(str(note)) for note in notes]
-    if isinstance(error, OSError):  # it prints these, and not its arguments
-        error.strerror = None if error.strerror is None else redact(error.strerror)
-        error.filename = _redacted(error.filename, redact)
-    for name, value in vars(error).items():
-        if isinstance(value, str):  # the document of a JSON error, a URL
-            vars(error)[name] = redact(value)
-    if isinstance(error, ExecsafeError):
-        error.context = {name: _redacted(value, redact) for name, value in error.context.items()}
-
-
-def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    return (
-        value if value is None or isinstance(value, (bool, int, float, Decimal, BaseException)) else redact(repr(value))
-    )
-
-
-def _is_foreign(error: BaseException | None) -> bool:
-    return error is not None and type(error).__module__.split(".", 1)[0] in {"aiohttp", "aiosignal", "yarl"}

@@ -135,10 +135,7 @@ class IntentRegistry:
         """
         record = await self._find(intent.identity)
         if record is not None and record.intent != intent and record.intent.fingerprint != intent.fingerprint:
-            raise IntentConflict(
-                f"intent key {intent.key!r} was already used for a different order; use a new key",
-                intent_key=intent.key,
-            )
+            raise conflict_of(intent)
         return record
 
     async def at_hand(self, intent: Intent) -> IntentRecord | None:
@@ -319,6 +316,13 @@ class IntentRegistry:
         """Tell the listeners of something that changes no record (it is not stored)."""
         if self._listeners:
             self.tell((Event(type=kind, at_ms=self.clock.now_ms(), subject=intent.identity),))
+
+
+def conflict_of(intent: Intent) -> IntentConflict:
+    """What is raised when the key of *intent* is found to stand for another payload."""
+    return IntentConflict(
+        f"intent key {intent.key!r} was already used for a different order; use a new key", intent_key=intent.key
+    )
 
 
 def _record(stored: Stored) -> IntentRecord:

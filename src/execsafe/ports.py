@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
+from execsafe.core.redaction import redact
 from execsafe.errors import UnsupportedByVenue
 from execsafe.model.event import Event
 from execsafe.model.instrument import Instrument
@@ -259,6 +260,10 @@ class ExchangeAdapter(abc.ABC):
     @abc.abstractmethod
     def judge(self, error: BaseException, operation: Operation) -> Judged:
         """What *error* means, with redacted facts. Never raises."""
+
+    def redact(self, text: str) -> str:
+        """*text* without anything that looks like a credential. Override it where credentials are known."""
+        return redact(text)
 
     # --- positions, balances, prices: for what surrounds an order. A venue without one of them refuses with the reason.
 

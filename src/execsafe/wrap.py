@@ -23,12 +23,12 @@ from execsafe._ccxt_shape import (
     check_terms,
     in_lower_case,
     recorded_error,
-    redact_chain,
     snake_case,
     to_mapping,
     to_sequence,
     trigger_price,
 )
+from execsafe._redacting import redact_chain
 from execsafe.errors import (
     ExecsafeError,
     InvalidInput,
@@ -417,7 +417,7 @@ class GuardedExchange:
         if isinstance(outcome, Accepted):
             return ccxt_order(record, outcome.report)
         if isinstance(outcome, Rejected):
-            raise recorded_error(outcome, self.exchange, self.adapter.redact)
+            raise recorded_error(outcome, self.exchange)
         if isinstance(outcome, NeverPlaced):
             raise NotPlaced(
                 f"intent {record.intent.key!r} is proven not to be at the venue after {len(record.attempts)} attempts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -13,6 +13,7 @@ import anyio
 import attrs
 
 from execsafe._calls import within
+from execsafe._redacting import redact_chain
 from execsafe.core import transitions
 from execsafe.core.approval import Approved, approve
 from execsafe.errors import (
@@ -27,11 +28,12 @@ from execsafe.errors import (
     VersionConflict,
 )
 from execsafe.gateway.checks import EntryChecks
-from execsafe.gateway.driver import Driver, Journey, build_request
+from execsafe.gateway.driver import Driver, Journey
 from execsafe.gateway.endings import Endings
 from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
 from execsafe.gateway.policy import GatewayPolicy
-from execsafe.ghosts import GhostOrderResolver, LookPolicy, order_ref
+from execsafe.gateway.unjournalled import Unjournalled
+from execsafe.ghosts import GhostOrderResolver, LookPolicy
 from execsafe.intents import IntentRegistry, is_settled
 from execsafe.locks import Claim, DedupLock
 from execsafe.model.event import EventType
@@ -40,6 +42,7 @@ from execsafe.model.outcome import Meaning, Operation
 from execsafe.model.values import shorten
 from execsafe.ports import Clock, ExchangeAdapter, PreTradeCheck
 
+_log = logging.getLogger("execsafe.gateway")
 _PREPARE_TIMEOUTS = 3  # loading a venue's markets takes several requests
 _RECOVER_AT_ONCE = 8  # concurrent intents; their reads share the resolver's spacing anyway
 
@@ -104,7 +107,9 @@ class OrderGateway:
             checks=self._checks,
             endings=self._endings,
         )
-        self._unjournalled: set[str] = set()
+        self._unjournalled = Unjournalled(
+            adapter, self.resolver, clock=self._clock, timeout_s=self.policy.request_timeout_s
+        )
 
     async def submit(self, intent: Intent, *, join: bool = False) -> SubmitOutcome:
         """Make *intent* happen once.
@@ -119,6 +124,8 @@ class OrderGateway:
             AlreadyInFlight: another caller is working on this key. Nothing was sent by this call.
             TradingDenied: the intent is stale, or a check refused it. Nothing was sent.
             VenueUnavailable: the venue could not be asked for what must be known before sending. Nothing was sent.
+            the client's own exception, redacted: the venue refused to be asked (a key that it does not know). Nothing
+                was sent.
             StoreError: it could not be journalled. Nothing was sent.
             OutcomeUnknown: the journal or the lease was lost half way; ``recover()`` settles it.
         """
@@ -187,7 +194,7 @@ class OrderGateway:
         except StoreError:
             if not change.is_cancel:
                 raise
-            return await self._cancel_without_journal(record)
+            return await self._unjournalled.cancel(record)
         if wanted.state.is_terminal and wanted.change != change and not change.is_cancel:
             raise _has_ended(wanted)
         claim, _ = await self._claim(wanted.intent, join=True)
@@ -209,6 +216,7 @@ class OrderGateway:
         Raises:
             StoreError: the journal failed for at least one intent; all that could be settled are.
         """
+        await self._write_up()
         records = [r for r in await self.registry.open_records(account) if self.is_at_home(r)]
         ends: list[tuple[str, IntentRecord]] = []
         failures: list[ExecsafeError] = []
@@ -232,6 +240,14 @@ class OrderGateway:
             unresolved=tuple(r for kind, r in ends if kind == "unresolved"),
             held_elsewhere=tuple(r for kind, r in ends if kind == "held"),
         )
+
+    async def _write_up(self) -> None:
+        """Journal what went out while the journal failed, and settle it."""
+        for intent in self._unjournalled.sent():
+            try:
+                await self.submit(intent, join=True)
+            except ExecsafeError as error:
+                _log.warning("%r went out while the journal failed, and is not in it yet: %s", intent.key, error)
 
     def is_at_home(self, record: IntentRecord) -> bool:
         """Whether the intent is placed at this gateway's venue: one journal may serve several."""
@@ -282,7 +298,7 @@ class OrderGateway:
         except StoreError:
             if not self.policy.goes_without_journal(intent):
                 raise
-            return await self._exit_without_journal(record)
+            return await self._unjournalled.submit(record)
         return _end_of(journey)
 
     async def _approve(self, intent: Intent) -> Approved:
@@ -300,6 +316,7 @@ class OrderGateway:
         except Exception as error:
             judged = self.adapter.judge(error, Operation.LOOK_UP)
             if judged.meaning is Meaning.REJECTED:  # a refused key: the client's own words say it best
+                redact_chain(error, self.adapter.redact)
                 raise
             why = f"{judged.facts.kind}: {judged.facts.message}"
         raise VenueUnavailable(
@@ -340,51 +357,13 @@ class OrderGateway:
         )
 
     async def _journey(self, record: IntentRecord) -> Journey:
-        """From the beginning, unless it went out without the journal: then that is written down first, as sent."""
-        if record.intent.identity not in self._unjournalled:
+        """From the beginning, unless it went out without the journal: then that is written down first."""
+        sent = self._unjournalled.find(record.intent)
+        if sent is None:
             return Journey(record=record)
-        sent = self._begin_without_journal(record)
         stored, lease = await self.registry.create(sent, acquire=self._driver.lease_request(record.intent))
-        self._unjournalled.discard(record.intent.identity)
+        self._unjournalled.forget(record.intent.identity)
         return Journey(record=stored, lease=lease)
-
-    def _begin_without_journal(self, record: IntentRecord) -> IntentRecord:
-        cid = self.adapter.client_order_id(record.intent, 0)
-        return transitions.begin(record, client_order_id=cid, deadline_ms=None, now_ms=self._clock.now_ms())
-
-    async def _cancel_without_journal(self, record: IntentRecord) -> SubmitOutcome:
-        """The store fails, and no order must stay in the market for that: ask once, and read once."""
-        for attempt in record.attempts:
-            if not attempt.state.may_still_fill:
-                continue
-            ref = order_ref(record.intent, attempt)
-            with contextlib.suppress(Exception), within(self.policy.request_timeout_s):
-                await self.adapter.cancel_order(ref)
-            look = await self.resolver.look(ref)
-            if look.report is not None:
-                mine = attrs.evolve(look.report, client_order_id=attempt.client_order_id)
-                record = transitions.observed(record, mine, now_ms=self._clock.now_ms())
-        return outcome_of(record) if record.state.is_terminal else Unknown(record=record)
-
-    async def _exit_without_journal(self, record: IntentRecord) -> SubmitOutcome:
-        """The store fails, and a reduce-only order must stay possible: once per key and process, then look."""
-        intent = record.intent
-        if intent.identity in self._unjournalled:
-            return Unknown(record=record)
-        self._unjournalled.add(intent.identity)
-        now_ms = self._clock.now_ms()
-        record = self._begin_without_journal(record)
-        cid = record.attempts[-1].client_order_id
-        try:
-            with within(self.policy.request_timeout_s):
-                report = await self.adapter.create_order(build_request(intent, record.attempts[-1], expires_in_ms=None))
-                seen = attrs.evolve(report, client_order_id=cid)
-                return outcome_of(transitions.observed(record, seen, now_ms=now_ms), report=report)
-        except Exception as error:  # noqa: BLE001 - judged, never guessed
-            judged = self.adapter.judge(error, Operation.CREATE)
-            if judged.meaning is Meaning.REJECTED:
-                return outcome_of(transitions.refused(record, 1, judged.facts, now_ms=now_ms), cause=error)
-        return Unknown(record=record)
 
     async def _known(self, key: str, account: str, leg: str) -> IntentRecord:
         record = await self.registry.find(key, account=account, leg=leg)

@@ -15,6 +15,7 @@ import anyio.lowlevel
 import attrs
 
 from execsafe._calls import within
+from execsafe._redacting import redact_chain
 from execsafe.core import transitions
 from execsafe.core.approval import is_stale
 from execsafe.core.ghosts import Verdict
@@ -214,8 +215,9 @@ class Driver:
             with within(self._policy.request_timeout_s):
                 report = await self._adapter.create_order(self._request(journey.record.intent, attempt))
         except Exception as error:  # noqa: BLE001 - whatever a client raises: judged, never guessed
-            journey.cause = error
             judged = self._adapter.judge(error, Operation.CREATE)
+            redact_chain(error, self._adapter.redact)
+            journey.cause = error
         except BaseException:
             await self._interrupted(journey, attempt, handed_over=handed_over)
             raise
