@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from execsafe.core.backoff import Backoff
 from execsafe.core.findings import (
     Backing,
     BookFill,
@@ -565,3 +566,36 @@ def test_g18_nothing_is_done_that_two_readings_and_two_sources_do_not_back(histo
                 left = held.get(fill_.symbol, D(0)) + fill_.quantity * (1 if fill_.side is Side.BUY else -1)
                 assert policy.adopt_foreign or abs(left) < abs(held[fill_.symbol])
         known = result.record
+
+
+# --- The barrier --------------------------------------------------------------------------------------------
+
+MANY = tuple(f"S{number}/USDT:USDT" for number in range(5))
+BEFORE, MEANWHILE = T0 - 1, T0 + 30_000
+readings = st.sampled_from([None, DOWN, *(Snapshot(value=(), taken_at_ms=ms) for ms in (BEFORE, T0, MEANWHILE))])
+
+
+@pytest.mark.guarantee(12, 18)
+@settings(max_examples=500, deadline=None)
+@given(st.lists(readings, min_size=len(MANY), max_size=len(MANY)), readings.filter(lambda reading: reading is not None))
+def test_g12_the_barrier_is_lifted_only_when_every_symbol_was_read_since_the_pass_began(listings, positions):
+    """A reading that failed, one that was never made, and one from before the pass all keep it closed."""
+    orders = {symbol: listing for symbol, listing in zip(MANY, listings, strict=True) if listing is not None}
+    one = Observation(account="default", at_ms=T0, symbols=frozenset(MANY), positions=positions, orders=orders)
+    result = decide(NEW, one, POLICY)
+    views = [*listings, positions]
+    are_read = all(isinstance(view, Snapshot) and view.taken_at_ms >= T0 for view in views)
+    assert result.lifts_barrier is are_read
+    assert len(result.unread) == sum(not isinstance(v, Snapshot) or v.taken_at_ms < T0 for v in views)
+
+
+@pytest.mark.parametrize("reads", [None, 5, Backoff(deadline_s=30.0, max_attempts=None), Backoff(deadline_s=None)])
+def test_a_policy_under_which_a_view_might_be_read_for_ever_is_refused(reads):
+    with pytest.raises(InvalidInput):
+        ReconcilePolicy(reads=reads)
+
+
+@pytest.mark.parametrize("more", [{"reads_at_once": 0}, {"read_spacing_s": -1}])
+def test_a_policy_without_a_look_budget_is_refused(more):
+    with pytest.raises(InvalidInput):
+        ReconcilePolicy(**more)

@@ -11,13 +11,14 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from execsafe.core.backoff import Backoff
 from execsafe.core.ids import MARKER, client_order_id
 from execsafe.errors import InvalidInput
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import IntentRecord
 from execsafe.model.order import ZERO, Side
 from execsafe.model.position import Balance, Execution, Position, Snapshot, Unavailable, VenuePosition
-from execsafe.model.values import EXACT, check_seconds, plain, to_decimal
+from execsafe.model.values import EXACT, check_count, check_seconds, plain, to_decimal
 from execsafe.model.venue import IdEncoding, IdRule
 
 _FEE_RATIO_MAX: Final = Decimal("0.05")
@@ -33,6 +34,12 @@ def _ratio(value: Any) -> Decimal:
 def _flag(_instance: Any, attribute: attrs.Attribute[bool], value: object) -> None:
     if not isinstance(value, bool):
         raise InvalidInput(f"{attribute.name} must be True or False")
+
+
+def _bounded(_instance: Any, attribute: attrs.Attribute[Backoff], value: object) -> None:
+    """A pass ends, whatever the venue does."""
+    if not isinstance(value, Backoff) or value.max_attempts is None or value.deadline_s is None:
+        raise InvalidInput(f"{attribute.name} must be a Backoff with max_attempts and deadline_s")
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +66,11 @@ class ReconcilePolicy:
         cancel_lost_stops: the same for stops that bear our marker, and that no journal knows.
         lost_orders_halt: deny all entries while an order bears our marker and no journal knows it: another process
             trades with our ids, or our journal was lost.
+        reads: when a view that failed is read again within the same pass, the others not. Up to five times each, none
+            later than 30 s after the pass began: so much is the most by which two readings of a pass are apart.
+        reads_at_once: how many reads are under way together. 4: a slow one holds up only a quarter.
+        read_spacing_s: least time between the beginnings of two reads, the look budget. 0.1 s, as for doubts: ten a
+            second are below every venue's limit.
     """
 
     interval_s: float = 30.0
@@ -73,6 +85,11 @@ class ReconcilePolicy:
     cancel_orphan_stops: bool = attrs.field(default=True, validator=_flag)
     cancel_lost_stops: bool = attrs.field(default=False, validator=_flag)
     lost_orders_halt: bool = attrs.field(default=True, validator=_flag)
+    reads: Backoff = attrs.field(
+        default=Backoff(base_s=0.5, cap_s=4.0, jitter=0.0, max_attempts=5, deadline_s=30.0), validator=_bounded
+    )
+    reads_at_once: int = 4
+    read_spacing_s: float = 0.1
 
     def __attrs_post_init__(self) -> None:
         """Refuse values with which a single reading could decide, or nothing ever would."""
@@ -80,6 +97,8 @@ class ReconcilePolicy:
             check_seconds(getattr(self, name), name, most=7 * 86_400.0)
         if self.max_age_s is not None:
             check_seconds(self.max_age_s, "max_age_s")
+        check_count(self.reads_at_once, "reads_at_once")
+        check_seconds(self.read_spacing_s, "read_spacing_s", least=0, most=60.0)
         if not 0 <= self.unstated_fee_ratio <= _FEE_RATIO_MAX:
             raise InvalidInput(f"unstated_fee_ratio must be 0 to {_FEE_RATIO_MAX}, was {self.unstated_fee_ratio}")
 
@@ -148,6 +167,7 @@ class Observation:
 
     Attributes:
         at_ms: when the pass began.
+        symbols: whose open orders it was to read.
         lag_ms: how old a reading may be: the venue's read lag and clock skew.
         book: open positions.
         intents: records that have not ended, as read after the listings.
@@ -160,6 +180,7 @@ class Observation:
 
     account: str
     at_ms: int
+    symbols: frozenset[str] = frozenset()
     lag_ms: int = 0
     book: tuple[Position, ...] = ()
     intents: tuple[IntentRecord, ...] = ()

@@ -76,6 +76,16 @@ class Reconciliation:
         return tuple(found for found in self.record.findings if found.confirmed)
 
     @property
+    def lifts_barrier(self) -> bool:
+        """Whether entries may begin: everything was seen since this pass began, and nothing is left to be done.
+
+        What cannot be seen to end is settled again in every pass; it is known, and no reason to wait. One symbol that
+        was not read keeps the entries of all others waiting: it may show an order with our marker that no journal
+        knows, and the margin is the account's.
+        """
+        return self.is_complete and all(isinstance(action, Settle) for action in self.actions)
+
+    @property
     def pending(self) -> tuple[Finding, ...]:
         """What was seen once, and waits for a second reading."""
         return tuple(found for found in self.record.findings if not found.confirmed)
@@ -307,15 +317,20 @@ def _must_compare(record: Findings, seen: Observation) -> set[str]:
 
 
 def _unread(seen: Observation) -> tuple[str, ...]:
-    unlisted = sorted(symbol for symbol, view in seen.orders.items() if isinstance(view, Unavailable))
-    views = [f"open orders of {symbol}" for symbol in unlisted]
-    has_derivatives = not all(map(is_spot, [*seen.orders, *(position.symbol for position in seen.book)]))
+    """The views that this pass has not read. What was read before it began says nothing about now."""
+    wanted = sorted({*seen.symbols, *seen.orders})
+    views = [f"open orders of {symbol}" for symbol in wanted if not _is_read(seen.orders.get(symbol), seen)]
+    has_derivatives = not all(map(is_spot, [*wanted, *(position.symbol for position in seen.book)]))
     # Where only spot is traded nothing is compared with positions, and many accounts may not read them at all.
-    if isinstance(seen.positions, Unavailable) and has_derivatives:
+    if has_derivatives and not _is_read(seen.positions, seen):
         views.append("positions")
-    if isinstance(seen.balances, Unavailable) and not is_not_offered(seen.balances):
+    if seen.balances is not None and not is_not_offered(seen.balances) and not _is_read(seen.balances, seen):
         views.append("balances")
     return tuple(views)
+
+
+def _is_read(reading: object, seen: Observation) -> bool:
+    return isinstance(reading, Snapshot) and reading.taken_at_ms >= seen.at_ms
 
 
 def _tell(before: Findings, after: Findings, seen: Observation, *, is_sure: bool) -> tuple[Findings, tuple[Event, ...]]:

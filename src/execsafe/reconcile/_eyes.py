@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -27,6 +28,7 @@ from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.order import ZERO, OrderReport
 from execsafe.model.position import Execution, Snapshot, Unavailable
 from execsafe.positions import PositionBook
+from execsafe.reconcile._reads import Reads
 from execsafe.views import VenueReader
 
 _PREPARE_TIMEOUT_S = 30.0  # loading a venue's markets takes several requests
@@ -42,28 +44,44 @@ class Eyes:
         self._registry = gateway.registry
         self._book = book
         self._reader = reader
+        self._reads = Reads(policy)
         self._policy = policy
         self._account = account
         profile = gateway.adapter.profile
         self.lag_ms: int = round((profile.read_lag_s + profile.clock_skew_s) * 1000)
         self._agreed_ms: dict[str, int] = {}
 
+    def hurry(self) -> None:
+        """Somebody waits for the pass under way: what cannot be read now is not tried again in it."""
+        self._reads.hurry()
+
     async def observe(
-        self, record: Findings, symbols: Collection[str], *, at_ms: int, is_kept: Callable[[IntentRecord], bool]
+        self,
+        record: Findings,
+        symbols: Collection[str],
+        *,
+        at_ms: int,
+        is_kept: Callable[[IntentRecord], bool],
+        hurried: bool = False,
     ) -> Observation:
         """Everything that one pass needs. What a report or a list of fills proves is in the book afterwards.
+
+        If *hurried*, every view is read once, whatever comes of it.
 
         Raises:
             StoreError: the journal or the book could not be read or written.
         """
-        positions = await self._reader.positions()
+        self._reads.begin(hurried=hurried)
+        positions = await self._reads.one(self._reader.positions)
         wanted = {*symbols, *(found.symbol for found in record.findings)}
         wanted |= {held.symbol for held in self._book.open_positions(self._account)}
         wanted |= {one.intent.symbol for one in await self._records()}
         if isinstance(positions, Snapshot):
             wanted |= {shown.symbol for shown in positions.value}
-        listings = {symbol: await self._reader.open_orders(symbol) for symbol in sorted(wanted)}
-        balances = await self._reader.balances() if any(map(is_spot, wanted)) else None
+        listings = await self._reads.all(
+            {symbol: functools.partial(self._reader.open_orders, symbol) for symbol in sorted(wanted)}
+        )
+        balances = await self._reads.one(self._reader.balances) if any(map(is_spot, wanted)) else None
         orders = {symbol: await self._known(listing, is_kept) for symbol, listing in listings.items()}
         for symbol, listing in listings.items():
             await self._refresh_unlisted(symbol, listing)
@@ -71,6 +89,7 @@ class Eyes:
         seen = Observation(
             account=self._account,
             at_ms=at_ms,
+            symbols=frozenset(wanted),
             lag_ms=self.lag_ms,
             positions=positions,
             balances=balances,
@@ -170,7 +189,8 @@ class Eyes:
         return await self._with_ours(attrs.evolve(seen, backing=backing))
 
     async def _book_fills(self, found: Finding, seen: Observation) -> Backing:
-        fills = await self._reader.executions(found.symbol, since_ms=self._since_ms(found, seen))
+        since_ms = self._since_ms(found, seen)
+        fills = await self._reads.one(lambda: self._reader.executions(found.symbol, since_ms=since_ms))
         if isinstance(fills, Unavailable):
             return Backing.NOT_OFFERED if is_not_offered(fills) else Backing.UNREAD
         foreign = []

@@ -151,6 +151,7 @@ class Reconciler:
 
         Every open intent is settled by the gateway, every view is read, and whatever differs has been seen twice:
         agreement or a classified difference, for each symbol. A difference goes on denying entries in its symbol.
+        A view that fails is read again, the others are not; one symbol that cannot be read keeps them all waiting.
 
         There is no time-out: a venue that cannot be read is no reason to trade. Use ``anyio.fail_after`` for one.
 
@@ -161,27 +162,33 @@ class Reconciler:
         while True:
             await self._settle()
             result = await self.reconcile()
-            # What cannot be seen to end is settled again in every pass; it is known, and no reason to wait.
-            if result.is_complete and all(isinstance(action, Settle) for action in result.actions):
+            if result.lifts_barrier:
                 self._has_passed = True
                 return result
             await anyio.sleep(pause_s)
 
-    async def reconcile(self, mismatch: object = None) -> Reconciliation:  # noqa: ARG002 - the pass reads all anew
+    async def reconcile(self, mismatch: object = None) -> Reconciliation:
         """One pass: read, take in what is proven, decide, remember, tell, act.
 
         Args:
-            mismatch: what made an exit ask for it, so that this can be its ``MismatchHandler``.
+            mismatch: what made an exit ask for it, so that this can be its ``MismatchHandler``. The pass reads all
+                anew, but nothing twice: an exit is not kept waiting by a view that fails.
 
         Raises:
             StoreError: nothing was done about what was found; the next pass finds it again.
         """
+        if mismatch is not None:
+            self._eyes.hurry()
         async with self._turn:
             findings = await self._open()
             at_ms = self.clock.now_ms()
             kept = await self._kept_keys()
             seen = await self._eyes.observe(
-                findings, self._symbols, at_ms=at_ms, is_kept=lambda record: record.intent.key in kept
+                findings,
+                self._symbols,
+                at_ms=at_ms,
+                is_kept=lambda record: record.intent.key in kept,
+                hurried=mismatch is not None,
             )
             result = await self._decided(seen)
             self._last = result
