@@ -21,7 +21,7 @@ from execsafe.reconcile import EntryBarrier, Kind, ReconcilePolicy, Reconciler, 
 from execsafe.testing.faults import Fault, Reading, Strike
 from execsafe.testing.loop import virtual_backends
 from execsafe.testing.venue import NewOrder
-from protection_rig import LOOKS, PERPETUAL, SPOT, Process, World
+from protection_rig import LOOKS, PERPETUAL, SPOT, NamesItsOwn, Process, World
 
 pytestmark = pytest.mark.anyio
 D = Decimal
@@ -251,6 +251,46 @@ async def test_g11_a_fill_that_no_answer_told_of_is_read_from_the_venue():
     await bot.reconciler.barrier()
     assert (await bot.registry.find("rest")).state is IntentState.FILLED
     assert bot.held() == world.held() == 1
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.row("S1-20", "D-08")
+@pytest.mark.parametrize("lists", ["as they are", "as they were"])
+async def test_g11_the_trade_of_a_stop_that_was_set_off_is_booked_once_whatever_id_the_venue_gives_it(lists):
+    """Under an id of its own it looks like somebody else's close. The stop may be gone from the list, or, in a list
+    of a moment ago, be in it still: while it may explain the trade, the trade is its own, and its record will tell."""
+    world = World()
+    bot = Bot(world)
+    await bot.hold()
+    await bot.free.submit(stop())
+    await anyio.sleep(5)
+    venue = NamesItsOwn(bot, world)
+    venue.is_blind = True
+    world.price(49_000)
+    if lists == "as they were":
+        bot.plan.strike_next(Operation.LOOK_UP, Fault.LOOKUP_LAG, 2_000, Reading.OPEN_ORDERS)
+    await bot.passes(3)
+    assert bot.held() == 1, "nothing was looked up yet, and nothing is guessed"
+    venue.is_blind = False
+    await bot.passes(3)
+    assert (await bot.registry.find("stop")).state is IntentState.FILLED
+    assert (bot.held(), world.held(), bot.kinds()) == (0, 0, [])
+    assert E.FILL_INFERRED not in told(world)
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.row("D-08")
+async def test_g11_beside_a_stop_that_still_rests_somebody_elses_close_is_booked():
+    world = World()
+    bot = Bot(world)
+    await bot.hold()
+    await bot.free.submit(stop())
+    NamesItsOwn(bot, world)
+    stranger(world, "sell", "0.4", reduce_only=True)
+    await anyio.sleep(5)
+    await bot.passes(1)
+    assert bot.held() == world.held() == D("0.6")
+    assert len(world.stops()) == 1
 
 
 async def test_a_position_of_somebody_else_is_told_blocks_its_symbol_and_is_never_closed():
