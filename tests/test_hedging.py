@@ -24,6 +24,7 @@ from execsafe.hedging import (
 )
 from execsafe.hedging.journal import PAIRS, PLANS
 from execsafe.model.event import EventType
+from execsafe.model.order import Side
 from execsafe.model.outcome import Operation
 from execsafe.stores import codec
 from execsafe.testing.faults import Fault, Strike
@@ -812,6 +813,69 @@ async def test_a_plan_that_nothing_can_finish_is_closed_by_hand(world):
     assert isinstance(await world.execute(), Executed)
     with pytest.raises(InvalidInput):
         await world.hedger.settle(stuck.key, "again")
+
+
+@pytest.mark.guarantee(9, 13)
+@pytest.mark.row("S4-05", "S4-11")
+async def test_g9_a_plan_whose_position_was_closed_elsewhere_is_tried_ever_more_rarely_and_then_handed_over(world):
+    """The venue refuses each time: there is nothing to reduce. What is left, and who acts next, is said by the type;
+    a restart changes nothing about it."""
+    world.fills.add(A, "0.1")
+    world.plan.script([Strike(Operation.CREATE, n, Fault.REJECT_FILTER) for n in range(2, 7)])
+    stuck = await world.execute()
+    assert isinstance(stuck, ResidualExposure)
+    by_hand = NewOrder(symbol=A, side=Side.SELL, quantity=D("0.1"), type="market", reduce_only=True)
+    world.venue.submit(by_hand, world.clock.now_ms())
+    sent = []
+    for turn in range(460):
+        if turn == 100:
+            world.main = world.process()
+        recovery = await world.hedger.recover()
+        sent.append(len(world.venue.ledger.received()))
+        assert len(world.venue.ledger.rejected()) <= 5 + 5 * 12
+        await anyio.sleep(5)
+    [left] = recovery.handed_over
+    assert recovery.unsettled == recovery.settled == ()
+    assert (left.key, left.exposures[0].held) == (stuck.key, D("0.1"))
+    assert sent[-1] == sent[-50], "nothing is sent any more"
+    alarms = [e for e in world.events if e.type is EventType.RESIDUAL_EXPOSURE]
+    assert [e.details.thaw()["handed_over"] for e in alarms] == [False] * (len(alarms) - 1) + [True]
+    assert len(alarms) <= 13
+    again = await world.execute()
+    assert (type(again), again.reason, again.result) == (Deduplicated, "unfinished", left)
+    await world.hedger.settle(left.key, "closed by hand")
+    assert (await world.hedger.recover()).handed_over == ()
+    assert isinstance(await world.execute(), Executed)
+
+
+@pytest.mark.guarantee(9)
+async def test_g9_a_naked_leg_that_the_venue_lets_go_of_late_is_unwound_at_the_next_pass(world):
+    world.fills.add(A, "0.1")
+    world.plan.script([Strike(Operation.CREATE, n, Fault.REJECT_FILTER) for n in range(2, 37)])
+    await world.execute()
+    while not (await world.hedger.recover()).settled:
+        await anyio.sleep(5)
+    assert world.positions == FLAT
+    assert len(world.venue.ledger.rejected()) == 35
+    assert world.clock.now_ms() - world.venue.ledger.rejected()[-1].at_ms <= 300_000
+
+
+@pytest.mark.guarantee(9, 11)
+@pytest.mark.row("S4-17")
+async def test_g11_a_resting_plan_is_gone_on_with_as_soon_as_its_order_in_doubt_is_known(world):
+    world.plan.strike_next(Operation.CREATE, Fault.DROP_REPLY)
+    world.main.adapter.is_blind = True
+    assert isinstance(await world.execute(), ExposureUnknown)
+    for _ in range(60):
+        recovery = await world.hedger.recover()
+        await anyio.sleep(5)
+    [resting] = recovery.unsettled
+    assert isinstance(resting, ExposureUnknown)
+    assert resting.retry_at_ms > world.clock.now_ms() + 10_000
+    world.main.adapter.is_blind = False
+    await world.main.gateway.recover()
+    assert [type(r) for r in (await world.hedger.recover()).settled] == [Executed]
+    assert world.positions == (D(1), D(-1))
 
 
 async def test_recovery_leaves_alone_what_is_being_worked_on(world):

@@ -90,17 +90,8 @@ class Bench:
 
     async def load(self, key: str) -> None:
         """Read the newest records of all the leg's orders, under the names that they have by their number."""
-        self.opening = await self._numbered(key, OPEN)
-        self.closing = await self._numbered(key, UNWIND)
-
-    async def _numbered(self, key: str, purpose: str) -> tuple[IntentRecord, ...]:
-        found: list[IntentRecord] = []
-        while True:
-            label = f"{purpose}-{self.index + 1}.{len(found) + 1}"
-            record = await self.gateway.registry.find(key, account=self.leg.account, leg=label)
-            if record is None:
-                return tuple(found)
-            found.append(record)
+        self.opening = await recorded(self.gateway, self.leg, self.index, key, OPEN)
+        self.closing = await recorded(self.gateway, self.leg, self.index, key, UNWIND)
 
     # --- acting ----------------------------------------------------------------------------------
 
@@ -178,6 +169,19 @@ class Bench:
             )
             venue = self.gateway.adapter.venue_name
             await self.gateway.registry.observe(report, account=self.leg.account, venue=venue)
+
+
+async def recorded(
+    gateway: OrderGateway, leg: HedgeLeg, index: int, key: str, purpose: str
+) -> tuple[IntentRecord, ...]:
+    """The orders of a leg that open it, or that unwind it, as the journal has them."""
+    found: list[IntentRecord] = []
+    while True:
+        label = f"{purpose}-{index + 1}.{len(found) + 1}"
+        record = await gateway.registry.find(key, account=leg.account, leg=label)
+        if record is None:
+            return tuple(found)
+        found.append(record)
 
 
 async def prepare(leg: HedgeLeg, index: int, gateway: OrderGateway) -> Bench:

@@ -28,7 +28,7 @@ from execsafe.errors import (
 from execsafe.gateway import OrderGateway
 from execsafe.hedging.benches import Bench, positions_of
 from execsafe.hedging.journal import Entry, HedgeJournal
-from execsafe.hedging.results import Deduplicated, HedgeResult, SettledResult, in_the_dark, result_of
+from execsafe.hedging.results import Deduplicated, HandedOver, HedgeResult, SettledResult, in_the_dark, result_of
 from execsafe.hedging.runner import PlanRunner
 from execsafe.locks import DedupLock, OnBusy
 from execsafe.model.event import Event, EventType
@@ -43,12 +43,14 @@ _STORE_TIMEOUT_S: Final = 10.0
 class HedgeRecovery:
     """What ``recover()`` came to, each plan once.
 
-    ``settled`` have their end; ``unsettled`` are still in doubt, or still hold what could not be unwound;
-    ``held_elsewhere`` are keys of plans that somebody else is working on.
+    ``settled`` have their end; ``unsettled`` are still in doubt, or still hold what could not be unwound: they are gone
+    on with, at once or after a pause; ``handed_over`` wait for a person; ``held_elsewhere`` are keys of plans that
+    somebody else is working on.
     """
 
     settled: tuple[SettledResult, ...] = ()
     unsettled: tuple[SettledResult, ...] = ()
+    handed_over: tuple[HandedOver, ...] = ()
     held_elsewhere: tuple[str, ...] = ()
 
 
@@ -146,7 +148,8 @@ class PartialFillHedger:
     async def recover(self) -> HedgeRecovery:
         """Go on with every plan that is unfinished, and look for late fills of those that ended a moment ago.
 
-        Call it at start-up and then regularly. One that cannot be settled now keeps no other from it.
+        Call it at start-up and then regularly. One that cannot be settled now keeps no other from it; it is tried again
+        after pauses that grow (``HedgePolicy.retries``), and at once when its orders show something new.
 
         Raises:
             ExecsafeError: at least one plan could not be worked on (journal, venue); all others were.
@@ -176,7 +179,8 @@ class PartialFillHedger:
         unsettled = {e.record.key for e in ends.values() if e is not None and not e.record.is_done}
         return HedgeRecovery(
             settled=tuple(r for r in results if r.key not in unsettled),
-            unsettled=tuple(r for r in results if r.key in unsettled),
+            unsettled=tuple(r for r in results if r.key in unsettled and not isinstance(r, HandedOver)),
+            handed_over=tuple(r for r in results if isinstance(r, HandedOver)),
             held_elsewhere=tuple(sorted(key for key, e in ends.items() if e is None)),
         )
 
@@ -293,6 +297,8 @@ class PartialFillHedger:
     # --- recovery ----------------------------------------------------------------------------------
 
     async def _recover_one(self, entry: Entry, others: Sequence[HedgeRecord]) -> Entry | None:
+        if not entry.record.is_done and not await self._runner.is_due(entry.record):
+            return entry
         benches = await self._runner.benches(entry.record.plan)
         if entry.record.is_done:
             is_late = await self._is_late(entry, benches)
@@ -303,6 +309,8 @@ class PartialFillHedger:
             fresh = await self._journal.find(entry.record.key) or entry
             if fresh.record.is_done:
                 fresh = await self._reopen(fresh)
+            elif not await self._runner.is_due(fresh.record):
+                return fresh  # another process has just tried
             if any(fresh.record.overlaps(other) for other in others):
                 fresh = Entry(fresh.record.without_baselines(), fresh.version)
             return await self._runner.drive(fresh, benches)
@@ -343,8 +351,9 @@ class PartialFillHedger:
         if not was_executed and stage is HedgeStage.HEDGING:
             stage = HedgeStage.ABORTING
         record = attrs.evolve(
-            before, stage=stage, carried=carried, verdict=None, is_done=False, ended_at_ms=None, watch_until_ms=None
-        )
+            before, stage=stage, carried=carried, verdict=None, is_done=False, ended_at_ms=None, watch_until_ms=None,
+            passes=0, retry_at_ms=None, is_handed_over=False,
+        )  # fmt: skip
         return await self._journal.reopen(entry, record)
 
 

@@ -28,6 +28,7 @@ from execsafe.core.hedging import (
     Watch,
     decide,
     exposures,
+    put_off,
 )
 from execsafe.errors import StoreError
 from execsafe.hedging.benches import Bench, positions_of, side_by_side
@@ -204,6 +205,8 @@ class Pass:
             ended_at_ms=now_ms if move.is_done else None,
             watch_until_ms=now_ms + round(self._policy.watch_s * 1_000) if is_watched else None,
         )
+        if not move.is_done:
+            record = put_off(before, record, move, self._policy, now_ms=now_ms)
         # Where nothing filled, nothing had to be undone.
         kind = _ENDS[move.verdict] if any(leg.filled for leg in found) else _IDLE_ENDS[move.verdict]
         event = self._event(
@@ -212,6 +215,7 @@ class Pass:
             quantity=found[0].filled,
             details={
                 "verdict": move.verdict.value,
+                "handed_over": record.is_handed_over,
                 "legs": [
                     {name: plain(getattr(leg, name)) for name in ("filled", "held", "in_doubt", "residual")}
                     | {"symbol": leg.symbol}

@@ -40,26 +40,43 @@ class Unwound:
 class ResidualExposure:
     """Something is left that could neither be hedged nor unwound. An alarm was raised.
 
-    ``is_done`` False: ``recover()`` goes on trying, and an equal plan is refused until then. True: it is too small to
-    be sold by any order.
+    ``is_done`` False: ``recover()`` goes on trying, from ``retry_at_ms`` on, and an equal plan is refused until then.
+    True: it is too small to be sold by any order.
     """
 
     key: str
     exposures: tuple[LegExposure, ...]
     reason: str = ""
     is_done: bool = False
+    retry_at_ms: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class HandedOver:
+    """Something is left, and the venue has refused for so long to unwind it that ``recover()`` sends nothing any more.
+
+    ``exposures`` say what is left by the plan's own orders. A person acts next: look at the venue, close there what is
+    really held (it may have been closed by other means), and then ``settle(key, note)``. An equal plan is refused until
+    then. Should an order of the plan turn out to have filled, ``recover()`` goes on by itself.
+    """
+
+    key: str
+    exposures: tuple[LegExposure, ...]
+    reason: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class ExposureUnknown:
     """An order is in doubt: ``in_doubt`` of the exposures may still fill. Nothing was guessed.
 
-    ``recover()`` goes on with it, and an equal plan is refused until then.
+    ``recover()`` goes on with it, from ``retry_at_ms`` on or as soon as its fate is known, and an equal plan is refused
+    until then.
     """
 
     key: str
     exposures: tuple[LegExposure, ...]
     reason: str = ""
+    retry_at_ms: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -75,18 +92,17 @@ class Deduplicated:
     result: SettledResult | None = None
 
 
-SettledResult: TypeAlias = Executed | Aborted | Unwound | ResidualExposure | ExposureUnknown
+SettledResult: TypeAlias = Executed | Aborted | Unwound | ResidualExposure | HandedOver | ExposureUnknown
 """What a plan can come to."""
 
 HedgeResult: TypeAlias = SettledResult | Deduplicated
 """Everything that ``execute()`` can return."""
 
-_TYPES: Final[dict[Verdict, type[Executed | Aborted | Unwound | ExposureUnknown]]] = {
+_TYPES: Final[dict[Verdict, type[Executed | Aborted | Unwound]]] = {
     Verdict.NOT_STARTED: Aborted,
     Verdict.EXECUTED: Executed,
     Verdict.ABORTED: Aborted,
     Verdict.UNWOUND: Unwound,
-    Verdict.UNKNOWN: ExposureUnknown,
 }
 
 
@@ -95,8 +111,13 @@ def result_of(record: HedgeRecord) -> SettledResult | None:
     if record.verdict is None:
         return None
     key, exposures, reason = record.key, record.exposures, record.reason
+    if record.is_handed_over and not record.is_done:
+        return HandedOver(key=key, exposures=exposures, reason=reason)
+    at_ms = None if record.is_done else record.retry_at_ms
     if record.verdict is Verdict.RESIDUAL:
-        return ResidualExposure(key=key, exposures=exposures, reason=reason, is_done=record.is_done)
+        return ResidualExposure(key=key, exposures=exposures, reason=reason, is_done=record.is_done, retry_at_ms=at_ms)
+    if record.verdict is Verdict.UNKNOWN:
+        return ExposureUnknown(key=key, exposures=exposures, reason=reason, retry_at_ms=at_ms)
     return _TYPES[record.verdict](key=key, exposures=exposures, reason=reason)
 
 

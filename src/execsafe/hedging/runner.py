@@ -11,10 +11,12 @@ import anyio
 import attrs
 
 from execsafe.buses.telling import tell
-from execsafe.core.hedging import HedgePlan, HedgePolicy, Verdict, exposures
+from execsafe.core.hedging import HedgePlan, HedgePolicy, HedgeRecord, Verdict, exposures, is_due
+from execsafe.core.hedging.decide import OPEN, UNWIND
+from execsafe.core.hedging.views import totals
 from execsafe.errors import InvalidInput, StoreError
 from execsafe.gateway import OrderGateway
-from execsafe.hedging.benches import Bench, prepare, side_by_side
+from execsafe.hedging.benches import Bench, prepare, recorded, side_by_side
 from execsafe.hedging.journal import Entry, HedgeJournal
 from execsafe.hedging.passes import Pass, alarm
 from execsafe.ports import Clock, Listener
@@ -61,6 +63,20 @@ class PlanRunner:
         if gateway is None:
             raise InvalidInput(f"there is no gateway {venue!r}; there are {', '.join(sorted(self._gateways))}")
         return gateway
+
+    async def is_due(self, record: HedgeRecord) -> bool:
+        """Whether an unfinished plan is to be gone on with. Only the journal is asked.
+
+        Raises:
+            InvalidInput: a leg names no gateway.
+            StoreError: the journal could not be read.
+        """
+        found = []
+        for index, leg in enumerate(record.plan.legs):
+            gateway = self._gateway(leg.venue)
+            opening = await recorded(gateway, leg, index, record.key, OPEN)
+            found.append(totals(opening, await recorded(gateway, leg, index, record.key, UNWIND)))
+        return is_due(record, found, self._policy, now_ms=self._clock.now_ms())
 
     def new_pass(self, entry: Entry, benches: Sequence[Bench]) -> Pass:
         """A pass over a plan."""

@@ -4,6 +4,7 @@ from execsafe.core.hedging.checks import check_plan
 from execsafe.core.hedging.decide import decide
 from execsafe.core.hedging.moves import Cancel, End, Learn, Move, Pause, Submit, Turn, Verify, Watch
 from execsafe.core.hedging.quantities import exact_decimal, hedge_target, residual_of, wanted
+from execsafe.core.hedging.retries import is_due, put_off
 from execsafe.core.hedging.values import (
     Band,
     FillBands,
@@ -13,6 +14,7 @@ from execsafe.core.hedging.values import (
     HedgeRecord,
     HedgeStage,
     LegExposure,
+    LegTotals,
     PairRecord,
     Verdict,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "HedgeStage",
     "Learn",
     "LegExposure",
+    "LegTotals",
     "LegView",
     "Move",
     "PairRecord",
@@ -45,6 +48,8 @@ __all__ = [
     "exact_decimal",
     "exposures",
     "hedge_target",
+    "is_due",
+    "put_off",
     "residual_of",
     "wanted",
 ]

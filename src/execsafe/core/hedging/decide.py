@@ -320,7 +320,8 @@ def _flat(scene: _Scene, reading: Reading | None) -> Move:
     if now_ms - reading.since_ms < _ms(policy.verify_timeout_s):
         return Verify(not_before_ms=now_ms + _ms(policy.poll_interval_s))
     if reading.is_unavailable:
-        return End(verdict=Verdict.RESIDUAL, reason="flat by its fills; the venue could not be read", is_done=False)
+        why = "flat by its fills; the venue could not be read"
+        return End(verdict=Verdict.RESIDUAL, reason=why, is_done=False, is_blind=True)
     gaps = [f"{plain(gap)} {view.leg.symbol}" for view, gap in zip(scene.legs, reading.gaps, strict=True) if gap]
     why = f"flat by its fills, but the venue shows {', '.join(gaps)} besides"
     return End(verdict=Verdict.RESIDUAL, reason=why, is_done=False)

@@ -68,11 +68,12 @@ class Verify:
 
 @attrs.frozen(kw_only=True)
 class End:
-    """This pass is over. ``is_done``: no further pass would help."""
+    """This pass is over. ``is_done``: no further pass would help. ``is_blind``: the venue could not be asked."""
 
     verdict: Verdict
     reason: str
     is_done: bool
+    is_blind: bool = False
 
 
 Move: TypeAlias = Submit | Cancel | Watch | Pause | Learn | Turn | Verify | End

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from execsafe.core.backoff import Backoff
 from execsafe.errors import InvalidInput
 from execsafe.model.intent import Intent
 from execsafe.model.order import ZERO, Side
@@ -100,6 +101,11 @@ def _percent(share: Decimal) -> str:
     return f"{plain(EXACT.multiply(share, _HUNDRED))} %"
 
 
+def _retries(_instance: object, attribute: attrs.Attribute[Backoff], value: object) -> None:
+    if not isinstance(value, Backoff) or value.max_attempts is None or value.deadline_s is not None:
+        raise InvalidInput(f"{attribute.name} must be a Backoff with max_attempts and without deadline_s")
+
+
 @attrs.frozen(kw_only=True)
 class HedgePolicy:
     """How long to wait, how often to try.
@@ -113,6 +119,9 @@ class HedgePolicy:
         hedge_attempts_max: orders that may hedge one leg, the first and its top-ups. 3. One that fills nothing ends
             the hedging of its leg at once.
         unwind_attempts_max: orders that may unwind one leg in one pass. 5; ``recover()`` begins another pass.
+        retries: when ``recover()`` goes on with a plan whose passes change nothing. The second pass comes at once,
+            the third after 5 s, then the pauses double up to 5 minutes. After half an hour of a venue that answers
+            and refuses, the plan is handed over to a person.
         unwind_pause_s: pause after the first unwinding order that did not do it; it doubles from then on. 0.5 s.
         entry_window_s: how long after its begin the leading leg may still be sent, where the plan does not say so
             itself. 30 s: after a long outage the opportunity is gone.
@@ -139,6 +148,9 @@ class HedgePolicy:
     verify_positions: bool = True
     verify_timeout_s: float = 10.0
     carry_residual: bool = True
+    retries: Backoff = attrs.field(
+        default=Backoff(base_s=5.0, cap_s=300.0, jitter=0.0, max_attempts=12), validator=_retries
+    )
 
     def __attrs_post_init__(self) -> None:
         """Refuse values with which nothing could work."""
@@ -281,6 +293,15 @@ class Verdict(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
+class LegTotals:
+    """What the orders of one leg add up to: evidence, whatever is made of it."""
+
+    filled: Decimal = ZERO
+    closed: Decimal = ZERO
+    in_doubt: Decimal = ZERO
+
+
+@attrs.frozen(kw_only=True)
 class LegExposure:
     """What one leg came to. Quantities in the leg's order unit.
 
@@ -306,6 +327,11 @@ class LegExposure:
     closable: Decimal = ZERO
     residual: Decimal = ZERO
 
+    @property
+    def totals(self) -> LegTotals:
+        """What its orders add up to."""
+        return LegTotals(filled=self.filled, closed=self.closed, in_doubt=self.in_doubt)
+
 
 @attrs.frozen(kw_only=True)
 class HedgeRecord:
@@ -320,6 +346,9 @@ class HedgeRecord:
         verdict, exposures: what it came to, so far.
         is_done: nothing is left to do, but for late fills.
         watch_until_ms: until then late fills are looked for.
+        passes: how many passes in a row have come to the same, without an end.
+        retry_at_ms: when the next one is due; None: at once.
+        is_handed_over: no further pass is due until the evidence changes or a person has acted.
     """
 
     key: str
@@ -336,6 +365,9 @@ class HedgeRecord:
     updated_at_ms: int = 0
     ended_at_ms: int | None = None
     watch_until_ms: int | None = None
+    passes: int = 0
+    retry_at_ms: int | None = None
+    is_handed_over: bool = False
 
     def without_baselines(self) -> HedgeRecord:
         """For a plan whose positions others moved as well: they say nothing about its fills."""

@@ -9,11 +9,21 @@ from fractions import Fraction
 import attrs
 
 from execsafe.core.hedging.quantities import residual_of, wanted
-from execsafe.core.hedging.values import HedgeLeg, HedgeRecord, LegExposure
+from execsafe.core.hedging.values import HedgeLeg, HedgeRecord, LegExposure, LegTotals
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.order import ZERO, Side
 from execsafe.model.values import EXACT, left_of, total
+
+
+def totals(opening: Sequence[IntentRecord], closing: Sequence[IntentRecord]) -> LegTotals:
+    """What a leg's orders add up to, each trade counted once."""
+    records = (*opening, *closing)
+    return LegTotals(
+        filled=total(r.filled_quantity for r in opening),
+        closed=total(r.filled_quantity for r in closing),
+        in_doubt=total(a.leaves_quantity for r in records for a in r.attempts if a.state.may_still_fill),
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -59,12 +69,12 @@ class LegView:
     @property
     def filled(self) -> Decimal:
         """Bought or sold to open the leg. Cumulative by trade, never by event."""
-        return total(r.filled_quantity for r in self.opening)
+        return self.totals.filled
 
     @property
     def closed(self) -> Decimal:
         """Bought or sold to unwind it."""
-        return total(r.filled_quantity for r in self.closing)
+        return self.totals.closed
 
     @property
     def held(self) -> Decimal:
@@ -74,7 +84,12 @@ class LegView:
     @property
     def in_doubt(self) -> Decimal:
         """What may still fill."""
-        return total(a.leaves_quantity for r in self.records for a in r.attempts if a.state.may_still_fill)
+        return self.totals.in_doubt
+
+    @property
+    def totals(self) -> LegTotals:
+        """What its orders add up to."""
+        return totals(self.opening, self.closing)
 
     @property
     def fees_in_base(self) -> Decimal:
