@@ -164,6 +164,70 @@ def test_a_breaker_that_trips_again_and_again_halts_until_somebody_looks():
     assert denied(record, now_ms + 10**12) is DenyReason.HALTED
 
 
+def on_trial(record, kind, policy=POLICY):
+    """The record after the probe that may come next, and what became of it."""
+    now_ms = max(breaker.until_ms for breaker in record.breakers)
+    record, denial = admit(record, "probe", policy, now_ms=now_ms)
+    assert denial is None
+    return after(record, event(kind, "probe"), now_ms=now_ms, policy=policy)
+
+
+@pytest.mark.parametrize("kind", [EventType.ORDER_REJECTED, EventType.ORDER_IN_DOUBT, EventType.INTENT_FAILED])
+def test_probes_that_fail_for_another_reason_never_halt_and_one_that_succeeds_brings_trading_back(kind):
+    """A venue that loses answers for a whole day is no sixth missing stop: trading comes back with it, by itself."""
+    record = after(EMPTY, event(EventType.POSITION_UNPROTECTED, "p"), event(EventType.STOP_PLACED, "p"))
+    waits_ms = []
+    for _ in range(30):
+        before_ms = max(breaker.until_ms for breaker in record.breakers)
+        record = on_trial(record, kind)
+        assert state_of(record) is TradingState.REDUCE_ONLY
+        waits_ms.append(record.breaker(TripReason.UNPROTECTED).until_ms - before_ms)
+    assert waits_ms[:4] == [2 * COOL, 4 * COOL, 8 * COOL, 16 * COOL]
+    assert waits_ms == sorted(waits_ms)
+    assert waits_ms[-1] == POLICY.cool_down_max_s * 1_000
+    assert state_of(on_trial(record, EventType.ORDER_ACKNOWLEDGED)) is TradingState.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "reason"),
+    [
+        (None, EventType.ORDER_REJECTED, TripReason.REJECT_RATIO),
+        (EventType.INTENT_UNRESOLVED, EventType.INTENT_UNRESOLVED, TripReason.UNRESOLVED),
+    ],
+)
+def test_a_probe_that_fails_for_the_very_reason_counts_for_it_and_halts_in_the_end(start, kind, reason):
+    first = trip(EMPTY, reason, POLICY, now_ms=T0) if start is None else after(EMPTY, event(start, "old"))
+    record = after(first, event(EventType.INTENT_FILLED, "old"))
+    for _ in range(POLICY.escalate_after):
+        assert state_of(record) is TradingState.REDUCE_ONLY
+        record = on_trial(record, kind)
+        record = after(record, event(EventType.INTENT_FILLED, "probe"), now_ms=T0)  # its fate is known at last
+    assert state_of(record) is TradingState.HALTED
+    assert reasons_of(record) == (reason,)
+
+
+def test_what_happens_again_and_again_halts_although_every_probe_between_succeeds():
+    record, now_ms = EMPTY, T0
+    for number in range(POLICY.escalate_after + 1):
+        assert state_of(record) is TradingState.ACTIVE
+        for kind in EventType.POSITION_UNPROTECTED, EventType.STOP_PLACED:
+            record = after(record, event(kind, f"p{number}"), now_ms=now_ms)
+        now_ms = record.breaker(TripReason.UNPROTECTED).until_ms
+        if state_of(record) is TradingState.REDUCE_ONLY:
+            record = on_trial(record, EventType.ORDER_ACKNOWLEDGED)
+    assert state_of(record) is TradingState.HALTED
+
+
+def test_a_trip_after_failed_probes_waits_no_shorter_than_they_did():
+    record = after(EMPTY, event(EventType.STUCK_EXIT, "p"), event(EventType.EXIT_CLEARED, "p"))
+    for _ in range(3):
+        record = on_trial(record, EventType.ORDER_IN_DOUBT)
+    known = record.breaker(TripReason.STUCK_EXIT)
+    again = trip(record, TripReason.STUCK_EXIT, POLICY, now_ms=known.until_ms).breaker(TripReason.STUCK_EXIT)
+    assert (again.times, again.probes) == (2, 3)
+    assert again.until_ms - known.until_ms == 16 * COOL
+
+
 def test_a_storm_of_one_failure_is_one_trip():
     record = trip(EMPTY, TripReason.REJECT_RATIO, POLICY, now_ms=T0)
     assert trip(record, TripReason.REJECT_RATIO, POLICY, now_ms=T0 + 1) is record
@@ -312,6 +376,9 @@ _EVENTS = st.tuples(
 )
 
 
+_DOUBTS = st.tuples(st.just(EventType.ORDER_IN_DOUBT), st.sampled_from("abc"), st.integers(0, 200_000))
+
+
 @pytest.mark.guarantee(12)
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(_EVENTS, max_size=30), st.integers(0, 200_000))
@@ -334,6 +401,26 @@ def test_g12_no_entry_passes_while_a_cause_lasts_or_a_hand_is_needed(history, wa
         assert denial.reason is DenyReason.HALTED
     if denial is None and state_of(record) is not TradingState.ACTIVE:
         assert admit(after_, "other", POLICY, now_ms=now_ms)[1].reason is DenyReason.PROBING
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.tuples(_EVENTS | _DOUBTS, st.booleans()), max_size=60), st.integers(1, 3))
+def test_trading_halts_only_for_what_happened_too_often_by_itself(history, escalate_after):
+    """Whatever probes came to in between. What each reason was given by is counted here, apart from the code."""
+    policy = attrs.evolve(POLICY, escalate_after=escalate_after, calm_s=10**9)
+    record, answers, now_ms, given_ = EMPTY, WINDOW, T0, dict.fromkeys(TripReason, 0)
+    for (kind, subject, pause_ms), is_entry in history:
+        now_ms += pause_ms
+        if is_entry:
+            record, _ = admit(record, subject, policy, now_ms=now_ms)
+        record, answers = observed(record, answers, event(kind, subject), policy, now_ms=now_ms)
+        if kind in STARTS:
+            given_[STARTS[kind]] += 1
+        given_[TripReason.REJECT_RATIO] += kind is EventType.ORDER_REJECTED
+    for breaker in record.breakers:
+        assert breaker.times <= given_[breaker.reason]
+        is_halt = breaker.state is TradingState.HALTED
+        assert not is_halt or RULES[breaker.reason].by_hand or given_[breaker.reason] > escalate_after
 
 
 @settings(max_examples=1000, deadline=None)

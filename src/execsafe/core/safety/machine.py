@@ -19,6 +19,7 @@ from execsafe.core.safety.tables import (
     ENDS,
     PROBE_BAD,
     PROBE_GOOD,
+    PROBE_PROVES,
     RULES,
     STARTS,
     DenyReason,
@@ -32,6 +33,7 @@ from execsafe.model.values import Params
 
 CAUSES_MAX: Final = 200
 _NOTE_MAX: Final = 200
+_PROBE_FAILED: Final = "the probe failed"
 
 
 # --- What is remembered ------------------------------------------------------------------------------
@@ -47,12 +49,17 @@ class BreakerPhase(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Breaker:
-    """One reason that tripped. ``ended_at_ms`` None while it stands; kept on for a while to count *times*."""
+    """One reason that tripped. ``ended_at_ms`` None while it stands; kept on for a while to count *times*.
+
+    ``probes`` failed since it tripped. They make it wait longer, as each time does; only *times* lead to a halt: that
+    the venue does not take orders well says nothing about the reason.
+    """
 
     reason: TripReason
     state: TradingState
     by_hand: bool
     times: int = 1
+    probes: int = 0
     since_ms: int = 0
     until_ms: int = 0
     ended_at_ms: int | None = None
@@ -127,21 +134,23 @@ def trip(
     """
     rule, known = RULES[reason], record.breaker(reason)
     wanted = rule.state if state is None else state
-    times = 1
+    times, probes = 1, 0
     if known is not None:
         phase = phase_of(record, known, policy, now_ms=now_ms)
         if phase is BreakerPhase.OPEN and wanted.rank <= known.state.rank:
             return record
         is_calm = phase is BreakerPhase.CLOSED and now_ms - (known.ended_at_ms or 0) >= policy.calm_s * 1000
         times = known.times if phase is BreakerPhase.OPEN else 1 if is_calm else known.times + 1
+        probes = 0 if phase is BreakerPhase.CLOSED else known.probes
     is_escalated = times > policy.escalate_after
     opened = Breaker(
         reason=reason,
         state=TradingState.HALTED if is_escalated else wanted,
         by_hand=rule.by_hand or is_escalated,
         times=times,
+        probes=probes,
         since_ms=now_ms,
-        until_ms=now_ms + policy.cool_down_ms(times),
+        until_ms=now_ms + policy.cool_down_ms(times + probes),
         note=note[:_NOTE_MAX],
     )
     return _with(record, opened)
@@ -194,20 +203,33 @@ def _with_causes(
     known, limit = record.breaker(reason), policy.limit(reason)
     if known is None or known.ended_at_ms is not None or not after.count(reason) < limit <= record.count(reason):
         return after
-    return _with(after, attrs.evolve(known, until_ms=now_ms + policy.cool_down_ms(known.times)))
+    return _with(after, attrs.evolve(known, until_ms=now_ms + policy.cool_down_ms(known.times + known.probes)))
 
 
-def probed(record: SafetyRecord, policy: SafetyPolicy, *, good: bool, now_ms: int) -> SafetyRecord:
-    """The probe came to something: every half-open breaker closes, or opens again for longer."""
+def probed(
+    record: SafetyRecord, policy: SafetyPolicy, *, good: bool, now_ms: int, proves: TripReason | None = None
+) -> SafetyRecord:
+    """The probe came to something: every half-open breaker closes, or opens again for longer.
+
+    A failure trips the reason that it *proves*, and counts for it; all others only wait longer.
+    """
     after = attrs.evolve(record, probe="", probe_at_ms=0)
     for breaker in record.breakers:
         if phase_of(record, breaker, policy, now_ms=now_ms) is not BreakerPhase.HALF_OPEN:
             continue
         if good:
             after = _with(after, attrs.evolve(breaker, ended_at_ms=now_ms))
+        elif breaker.reason is proves:
+            after = trip(after, breaker.reason, policy, now_ms=now_ms, note=_PROBE_FAILED)
         else:
-            after = trip(after, breaker.reason, policy, now_ms=now_ms, note="the probe failed")
+            after = _with(after, _waits_longer(breaker, policy, now_ms))
     return after
+
+
+def _waits_longer(breaker: Breaker, policy: SafetyPolicy, now_ms: int) -> Breaker:
+    probes = breaker.probes + 1
+    until_ms = now_ms + policy.cool_down_ms(breaker.times + probes)
+    return attrs.evolve(breaker, probes=probes, until_ms=until_ms, note=_PROBE_FAILED)
 
 
 def set_by_hand(
@@ -310,7 +332,7 @@ def observed(
             record = probed(record, policy, good=True, now_ms=now_ms)
             answers = Window(span_ms=answers.span_ms)  # what was refused before says nothing any more
         elif event.type in PROBE_BAD:
-            record = probed(record, policy, good=False, now_ms=now_ms)
+            record = probed(record, policy, good=False, now_ms=now_ms, proves=PROBE_PROVES.get(event.type))
     if is_auth(event.error):
         note = "" if event.error is None else event.error.kind
         record = trip(record, TripReason.AUTHENTICATION, policy, now_ms=now_ms, note=note)
@@ -353,6 +375,10 @@ def _after_reject(record: SafetyRecord, answers: Window, policy: SafetyPolicy, n
     return trip(record, TripReason.REJECT_RATIO, policy, now_ms=now_ms, note=note)
 
 
+def _trial(breaker: Breaker) -> tuple[int, int, TradingState]:
+    return breaker.times, breaker.probes, breaker.state
+
+
 _RELEVANT: Final = (
     frozenset(STARTS)
     | frozenset(ENDS)
@@ -367,7 +393,7 @@ def narrate(before: SafetyRecord, after: SafetyRecord, *, subject: str, by: str,
     told: list[Event] = []
     for breaker in after.breakers:
         was = before.breaker(breaker.reason)
-        is_new = was is None or was.ended_at_ms is not None or (was.times, was.state) != (breaker.times, breaker.state)
+        is_new = was is None or was.ended_at_ms is not None or _trial(was) != _trial(breaker)
         if breaker.ended_at_ms is None and is_new:
             details = {
                 "reason": breaker.reason.value,

@@ -141,6 +141,10 @@ PROBE_GOOD: Final = frozenset({_T.ORDER_ACKNOWLEDGED, _T.ORDER_ADOPTED, _T.ORDER
 """What a probe that worked looks like."""
 PROBE_BAD: Final = frozenset({_T.ORDER_REJECTED, _T.ORDER_IN_DOUBT, _T.INTENT_UNRESOLVED, _T.INTENT_FAILED})
 """What a probe that failed looks like; a doubt is no success."""
+PROBE_PROVES: Final[Mapping[EventType, TripReason]] = MappingProxyType(
+    {_T.ORDER_REJECTED: TripReason.REJECT_RATIO, _T.INTENT_UNRESOLVED: TripReason.UNRESOLVED}
+)
+"""The reason of which a failed probe is one more case. A lost answer is no case of a missing stop."""
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +159,8 @@ class SafetyPolicy:
         reject_window_s: over which both are counted. 300 s.
         cool_down_s: how long a breaker stays open the first time. 60 s.
         cool_down_factor, cool_down_max_s: each further time it stays open this much longer, up to that. 2 and an hour.
-        escalate_after: a breaker that trips more often than this halts trading until somebody looks. 5.
+        escalate_after: a breaker that trips more often than this halts trading until somebody looks. 5. A probe that
+            failed only counts for the reason that it proves; for the others it makes the cool-down longer.
         calm_s: after this long without tripping it starts from the first time again. An hour.
         probe_timeout_s: a probe without an answer gives its place to another. 60 s.
         critical_components: components whose being down restricts trading; None: any.
