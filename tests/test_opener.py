@@ -9,9 +9,11 @@ from decimal import Decimal
 import anyio
 import pytest
 
+from execsafe.core.health import Level
 from execsafe.core.opening import OPENING_TRANSITIONS, OpeningState
 from execsafe.core.trailing import TrailingPolicy
 from execsafe.errors import AlreadyInFlight, IntentConflict, InvalidInput, TradingDenied
+from execsafe.health import HealthMonitor
 from execsafe.model.event import EventType
 from execsafe.model.intent import Intent
 from execsafe.model.order import Side
@@ -30,7 +32,7 @@ from execsafe.protection import (
 from execsafe.testing.faults import Fault, FaultPlan, Strike
 from execsafe.testing.ledger import Happened
 from execsafe.testing.loop import ProcessKilled, count_steps, run_simulated, virtual_backends
-from execsafe.testing.venue import FillStep
+from execsafe.testing.venue import FillStep, btc_usdt, linear
 from protection_rig import PERPETUAL, SPOT, World
 
 pytestmark = pytest.mark.anyio
@@ -99,8 +101,6 @@ async def test_each_opening_tells_of_one_entry_one_position_one_stop_and_one_tra
 
 
 def markets():
-    from execsafe.testing.venue import btc_usdt, linear
-
     return [btc_usdt(), linear(), linear("ETH")]
 
 
@@ -139,6 +139,67 @@ async def test_a_symbol_that_is_held_or_being_opened_is_refused():
     assert answers.count(AlreadyInFlight) <= 1
     assert answers.count("duplicate_symbol") >= 3
     assert len(entries(world)) == 1
+
+
+@pytest.mark.guarantee(6)
+@pytest.mark.row("S4-34", "D-02")
+async def test_g6_openings_exclude_each_other_by_key_and_by_symbol_and_no_others():
+    """Six symbols, three calls for each, two of them under one key: six openings, in the time of one."""
+    bases = [f"C{n}" for n in range(6)]
+    symbols = [f"{base}/USDT:USDT" for base in bases]
+    world = World(prices=dict.fromkeys(symbols, 3_000), markets=[linear(base) for base in bases])
+    process = world.process()
+    answers = []
+
+    async def attempt(symbol, key):
+        try:
+            answers.append(type(await process.opener.open(plan(key=f"{symbol} {key}", symbol=symbol))))
+        except (TradingDenied, AlreadyInFlight) as error:
+            answers.append(error.context.get("reason", type(error)))
+
+    began = anyio.current_time()
+    await attempt(symbols[0], "a")
+    one_s = anyio.current_time() - began
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for symbol in symbols[1:]:
+            for key in "aab":
+                tasks.start_soon(attempt, symbol, key)
+    assert anyio.current_time() - began <= 1.5 * one_s
+    assert answers.count(Active) == len(symbols)
+    assert len(answers) - answers.count(Active) == 2 * 5
+    assert [len(entries(world, symbol)) for symbol in symbols] == [1] * len(symbols)
+
+
+@pytest.mark.guarantee(10)
+@pytest.mark.row("S1-16", "S3-41")
+async def test_g10_every_position_has_its_stop_in_time_or_the_ratio_of_stops_placed_raises_the_alarm():
+    """Three openings: two get their stops; the third is protected by nobody, and is neither closed nor excused."""
+    bases = [f"C{n}" for n in range(3)]
+    symbols = [f"{base}/USDT:USDT" for base in bases]
+    world = World(prices=dict.fromkeys(symbols, 3_000), markets=[linear(base) for base in bases])
+    process = world.process(policy=ProtectionPolicy(default_distance=None))
+    health = HealthMonitor(clock=world.clock, listeners=[world.events.append])
+    heard = 0
+
+    def listen():
+        nonlocal heard
+        for event in world.events[heard:]:
+            health.on_event(event)
+        heard = len(world.events)
+        health.tick()
+        return next(measure for measure in health.measures() if measure.rule == "stops_placed")
+
+    for symbol in symbols[:2]:
+        assert isinstance(await process.opener.open(plan(key=symbol, symbol=symbol)), Active)
+    await anyio.sleep(61)
+    assert (listen().value, listen().level) == (1.0, None)
+    await process.buy(symbol=symbols[2], key="bare")
+    assert listen().samples == 2, "it still has time"
+    await anyio.sleep(61)
+    measure = listen()
+    assert (measure.value, measure.samples, measure.level) == (pytest.approx(2 / 3), 3, Level.CRITICAL)
+    assert [e.subject for e in world.events if e.type is E.ALERT_RAISED] == ["stops_placed"]
 
 
 async def test_a_symbol_is_free_again_once_its_position_is_closed():

@@ -102,7 +102,7 @@ async def test_a_hundred_passes_place_one_stop(kind):
     assert world.kinds().count(E.STOP_PLACED) == 1
 
 
-@pytest.mark.row("S1-15")
+@pytest.mark.row("S1-15", "S3-12")
 async def test_a_position_that_grows_gets_a_stop_for_all_of_it_and_the_old_one_goes_afterwards():
     world = World()
     process = world.process()
@@ -155,6 +155,44 @@ async def test_a_stop_that_is_not_ours_is_never_taken_for_one():
     )
     await process.manager.check()
     assert len(world.stops()) == 2
+
+
+@pytest.mark.guarantee(10)
+@pytest.mark.row("S3-12")
+async def test_g10_our_own_stop_of_an_older_position_is_not_taken_for_the_new_ones():
+    """Same symbol, side, quantity and price, placed by ourselves a moment ago: only its position is another one."""
+    world = World()
+    process = world.process()
+    _, before = await protected(world, process)
+    await process.gateway.submit(Intent(key="x", symbol=PERPETUAL, side="sell", quantity="0.1", reduce_only=True))
+    await process.buy(key="next")
+    assert world.stops() == [(D("0.1"), before.stop_price)], "nobody has looked yet, it rests"
+    process.plan.strike_next(Operation.CANCEL, Fault.DROP_REQUEST)
+    records = {record.position_id: record for record in await process.manager.check()}
+    [record] = [known for known in records.values() if known.position_id != before.position_id]
+    assert record.is_safe
+    assert record.intent_key != before.intent_key
+    assert len([e for e in world.venue.ledger.accepted() if e.is_stop]) == 2
+    for _ in range(10):
+        await anyio.sleep(1)
+        await process.manager.check()
+    assert world.stops() == [(D("0.1"), record.stop_price)]
+    assert process.manager.protection(record.position_id).is_safe
+
+
+@pytest.mark.guarantee(10)
+@pytest.mark.row("S3-12")
+async def test_g10_a_stop_on_the_position_that_is_near_the_meant_one_is_not_taken_for_it():
+    """Somebody attached one by hand, half a percent further away: what was meant is set instead. (One that is closer
+    would be kept: it covers more, and what is attached to a position is never another one's.)"""
+    world = World(attached=True)
+    process = world.process()
+    await process.buy()
+    world.venue.set_attached_stop(PERPETUAL, D("57300"), world.clock.now_ms())
+    await anyio.sleep(1)
+    [record] = await process.manager.check()
+    [shown] = await process.adapter.fetch_positions()
+    assert shown.stop_price == record.verified_price == D("57600.0")
 
 
 async def test_without_a_default_distance_a_bare_position_raises_the_alarm_and_is_left():

@@ -13,7 +13,7 @@ from execsafe.core.ids import client_order_id
 from execsafe.errors import InvalidInput, StoreUnavailable, TradingDenied, UnsupportedByVenue
 from execsafe.gateway import Accepted, OrderGateway
 from execsafe.model.event import EventType
-from execsafe.model.intent import Intent, IntentState
+from execsafe.model.intent import AttemptState, Intent, IntentState
 from execsafe.model.order import OrderReport, OrderStatus, Side
 from execsafe.model.outcome import Operation
 from execsafe.model.venue import IdRule
@@ -635,6 +635,35 @@ async def test_g11_an_order_that_was_written_off_and_shows_up_is_ours_again_and_
     await bot.reconciler.reconcile()
     assert (await bot.registry.find("late")).state is IntentState.LIVE
     assert world.kinds(E.INTENT_REVIVED, E.FOREIGN_ORDER_FOUND) == [E.INTENT_REVIVED]
+
+
+@pytest.mark.guarantee(10, 11)
+@pytest.mark.row("S4-17")
+@pytest.mark.parametrize("can_stop", [True, False])
+async def test_g11_an_order_that_arrives_long_after_it_was_proven_absent_is_adopted_covered_or_closed_and_told(
+    can_stop,
+):
+    """The venue broke its word: the request was dead, and is carried out ten minutes later."""
+    world = World()
+    bot = Bot(world, keeps_stops=True)
+    lost = [Strike(Operation.CREATE, n, Fault.DROP_REQUEST) for n in range(1, 5)]
+    refused = [] if can_stop else [Strike(Operation.CREATE, n, Fault.STOP_REJECTED) for n in range(5, 30)]
+    bot.plan.script([*lost, *refused])
+    await bot.free.submit(Intent(key="late", symbol=PERPETUAL, side="buy", quantity=1))
+    record = await bot.registry.find("late")
+    assert (record.state, {a.state for a in record.attempts}) == (IntentState.FAILED_FINAL, {AttemptState.ABSENT})
+    await bot.reconciler.barrier()
+    await anyio.sleep(600)
+    stranger(world, "buy", 1, cid=record.last.client_order_id)
+    for _ in range(5):
+        await bot.reconciler.reconcile()
+        await bot.manager.check()
+        await anyio.sleep(11)
+    assert (await bot.registry.find("late")).state is IntentState.FILLED
+    assert world.kinds(E.INTENT_REVIVED) == [E.INTENT_REVIVED]
+    assert bot.held() == world.held() == (1 if can_stop else 0)
+    assert [quantity for quantity, _ in world.stops()] == ([D(1)] if can_stop else [])
+    assert bot.kinds() == []
 
 
 async def test_a_lost_stop_with_our_marker_is_removed_where_the_policy_says_so():

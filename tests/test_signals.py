@@ -224,6 +224,24 @@ async def test_a_minimum_interval_between_equal_contents_outlives_the_process():
     assert isinstance(await world.run(signal_id="d"), Handled)
 
 
+@pytest.mark.guarantee(6, 14, 17)
+@pytest.mark.row("S4-27", "D-03")
+async def test_g6_two_kinds_of_keys_an_identity_for_its_retention_and_a_content_while_in_flight(world):
+    """The identity outlives its signal's last valid moment: forgotten, it is too old. The content is free at once."""
+    at_ms = world.clock.now_ms()
+    assert isinstance(await world.run(signal_id="a", timestamp=at_ms), Handled)
+    assert isinstance(await world.run(signal_id="b"), Handled), "the same content, one after the other"
+    retention_s = world.gate.policy.retention_s
+    for age_s in (1, retention_s / 2, retention_s - 1):
+        await anyio.sleep(at_ms / 1_000 + age_s - world.clock.now_ms() / 1_000)
+        await world.gateway.registry.purge()
+        assert (await world.run(signal_id="a", timestamp=at_ms)).reason is DropReason.DUPLICATE
+    await anyio.sleep(10)
+    await world.gateway.registry.purge()
+    assert (await world.run(signal_id="a", timestamp=at_ms)).reason is DropReason.STALE
+    assert len(world.orders) == 2
+
+
 async def test_two_gates_with_two_names_each_execute_the_signal(world):
     payload = world.payload(signal_id="a")
     other = SignalGate(world.store, clock=world.clock, name="other")

@@ -149,6 +149,16 @@ def test_g11_late_evidence_against_a_verdict_is_told_as_such(name):
 
 
 @pytest.mark.guarantee(11)
+@pytest.mark.row("S4-17")
+@pytest.mark.parametrize("name", ["failed", "rejected"])
+def test_g11_an_order_that_was_said_not_to_exist_is_told_as_such_even_if_it_is_filled_already(name):
+    before = REVIVED[name]()
+    told = narrate(before, see(before, S.CLOSED, 2), now_ms=0)
+    assert [e.type for e in told] == [T.INTENT_REVIVED, T.ORDER_ADOPTED, T.ORDER_FILL, T.INTENT_FILLED]
+    assert told[0].note == before.state.value
+
+
+@pytest.mark.guarantee(11)
 def test_g11_a_fill_after_the_end_is_told():
     ended = see(live(), S.CANCELED, 0)
     assert kinds(ended, see(ended, S.CANCELED, 1)) == [T.ORDER_FILL]

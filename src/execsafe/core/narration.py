@@ -30,6 +30,8 @@ _ENTERED: Final = {
     AttemptState.UNRESOLVED: EventType.INTENT_UNRESOLVED,
     AttemptState.VANISHED: EventType.ORDER_VANISHED,
 }
+_NEVER_WAS: Final = frozenset({IntentState.REJECTED, IntentState.FAILED_FINAL})
+"""Verdicts that there is no such order; one that turns up is news, even if it has ended meanwhile."""
 _ENDED: Final = {
     IntentState.FILLED: EventType.INTENT_FILLED,
     IntentState.CANCELED: EventType.INTENT_CANCELED,
@@ -62,7 +64,8 @@ def narrate(before: IntentRecord | None, after: IntentRecord, *, now_ms: int) ->
 
 
 def _tell_intent(told: list[Event], before: IntentRecord, after: IntentRecord, subject: str, now_ms: int) -> None:
-    if before.state in TERMINAL and after.state not in TERMINAL:
+    is_over = before.state in _NEVER_WAS and after.state is not before.state
+    if is_over or (before.state in TERMINAL and after.state not in TERMINAL):
         told.append(_new_event(type=EventType.INTENT_REVIVED, at_ms=now_ms, subject=subject, note=before.state.value))
     if after.change is not None and after.change != before.change:
         note, quantity = "cancel" if after.change.is_cancel else "replace", after.change.quantity
