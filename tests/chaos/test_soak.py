@@ -37,6 +37,7 @@ from execsafe.model.outcome import Operation
 from execsafe.model.position import StopKind
 from execsafe.model.venue import Dedup, LookUp, VenueProfile, View
 from execsafe.ports import Batch, Lease
+from execsafe.safety import TripReason
 from execsafe.stores.memory import MemoryStore
 from execsafe.testing.adapter import SIM_PROFILE, SimAdapter
 from execsafe.testing.clock import EPOCH_MS, VirtualClock
@@ -53,6 +54,8 @@ TTL_S, SWEEP_S = 7_200.0, 3_600.0
 OPEN_FOR_MS = 100 * MINUTE_MS
 DOWN_S = (5, 60)
 WARM_UP = 96
+LOOKS_S = 600.0
+DRILL_MS = (65 * MINUTE_MS, 85 * MINUTE_MS)
 
 GATEWAY = execsafe.GatewayPolicy(request_timeout_s=2.0)
 PROTECTION = execsafe.ProtectionPolicy(interval_s=5.0)
@@ -66,8 +69,9 @@ COMMON: dict[str, Any] = {
     "prices": execsafe.PricePolicy(hot_s=5.0, cold_s=10.0, soft_hot_s=5.0, soft_cold_s=10.0),
     "settle_s": 15.0,
     "retention_s": TTL_S,
-    # Faults all day long are an emergency; this day is to go on trading through it.
-    "safety": execsafe.SafetyPolicy(escalate_after=100_000, cool_down_max_s=60.0),
+    # Faults all day long are an emergency, and what goes wrong for the sixth time calls a person; until then this day
+    # is to go on trading through it.
+    "safety": execsafe.SafetyPolicy(cool_down_max_s=60.0),
     "sweep_s": SWEEP_S,
 }
 
@@ -225,6 +229,16 @@ class Journal(MemoryStore):
 # --- the day ---------------------------------------------------------------------------------------------------
 
 
+@attrs.frozen
+class Halt:
+    """A time during which a desk was halted."""
+
+    desk: str
+    from_ms: int
+    to_ms: int
+    reasons: tuple[TripReason, ...]
+
+
 @attrs.define(eq=False)
 class Sample:
     """What was there at one hour."""
@@ -265,6 +279,7 @@ class Day:
         )
         self.samples: list[Sample] = []
         self.downs_ms: list[tuple[int, int]] = []
+        self.halts: list[Halt] = []
         self.leftover: list[execsafe.bot.desk.Leftover] = []
         self.traced = traced
 
@@ -319,6 +334,9 @@ class Day:
             tasks.start_soon(self._watch, tide, pairs)
             tasks.start_soon(self._strike)
             tasks.start_soon(lambda: self.orders.run_sweeper(on_sweep=self.sweeps.append))
+            for desk in tide, pairs:
+                tasks.start_soon(self._operate, desk)
+                tasks.start_soon(self._drill, desk)
             async with anyio.create_task_group() as runs:
                 runs.start_soon(self._run, tide, Tides([symbol(b) for b in TIDE], settings), None)
                 pair = Pairs([symbol(b) for b in PAIR], {"window": 12, "entry_z": 1.5, "budget": 500})
@@ -362,14 +380,45 @@ class Day:
                 await desk.carry_out(Close(id=f"close/{at_ms}", symbol=name))
 
     async def _strike(self) -> None:
-        """Besides what is drawn: each kind of fault in turn, those first that have not had their effect yet."""
+        """Besides what is drawn: each kind of fault in turn, those first that have not had their effect yet.
+
+        One at a time for each operation: at a desk that sends little they would all strike the same request.
+        """
         kinds = [
             (operation, fault) for fault in sorted(self.kind.faults) for operation in sorted(STRUCK & APPLIES[fault])
         ]
+        struck_at: dict[Operation, int] = {}
         for turn in itertools.count():
             await anyio.sleep(60)
             due = [kind for kind in kinds if not self.plan.fired[kind[1]]] or kinds
-            self.plan.strike_next(*due[turn % len(due)])
+            operation, fault = due[turn % len(due)]
+            if struck_at.get(operation) != self.plan._ordinals[operation]:  # the last one has struck
+                struck_at[operation] = self.plan._ordinals[operation]
+                self.plan.strike_next(operation, fault)
+
+    async def _operate(self, desk: TradingDesk) -> None:
+        """Somebody who is called by a halt, looks until all its causes are over, and lets trading go on."""
+        while True:
+            await anyio.sleep(30)
+            reasons, since_ms = desk.safety.reasons, self.clock.now_ms()
+            if desk.safety.state is not execsafe.TradingState.HALTED or TripReason.MANUAL in reasons:
+                continue
+            await anyio.sleep(LOOKS_S)
+            while desk.safety.record.causes:
+                await anyio.sleep(30)
+            self.halts.append(Halt(desk.policy.account, since_ms, self.clock.now_ms(), reasons))
+            await desk.safety.reset(*reasons, note="all causes are over")
+
+    async def _drill(self, desk: TradingDesk) -> None:
+        """Once a day a desk is halted by hand, and let go."""
+        from_ms, to_ms = (START_MS + at_ms for at_ms in DRILL_MS)
+        if self.clock.now_ms() > from_ms:
+            return
+        await anyio.sleep((from_ms - self.clock.now_ms()) / 1000)
+        await desk.safety.set(execsafe.TradingState.HALTED, note="a drill")
+        await anyio.sleep((to_ms - self.clock.now_ms()) / 1000)
+        self.halts.append(Halt(desk.policy.account, from_ms, self.clock.now_ms(), (TripReason.MANUAL,)))
+        await desk.safety.set(execsafe.TradingState.ACTIVE, note="the drill is over")
 
     async def _watch(self, *desks: TradingDesk) -> None:
         """Count what is there every hour, and end the faults a while before the end: what remains must settle."""
@@ -544,6 +593,16 @@ def check_variety(day: Day) -> None:
         assert any(day.came[known] for known in day.came if known.startswith(came)), came
 
 
+def check_halts(day: Day) -> None:
+    """G12: while a desk was halted no entry reached the venue; afterwards some did. Only a person ended a halt."""
+    assert {halt.desk for halt in day.halts if halt.reasons == (TripReason.MANUAL,)} == {"tide", "pairs"}
+    for halt in day.halts:
+        entries = [e for e in day.venues[halt.desk].ledger.accepted() if not e.reduce_only]
+        lands_ms = halt.from_ms + round(LANDS_S * 1000)  # what was sent just before
+        assert [e for e in entries if lands_ms < e.at_ms < halt.to_ms] == []
+        assert any(e.at_ms > halt.to_ms for e in entries) or halt.to_ms > day.end_ms - HOUR_MS // 2
+
+
 def check_memory(day: Day) -> None:
     """G14: sweeps happened and removed things; what is there does not grow."""
     assert day.events[execsafe.EventType.STORE_SWEPT] >= 2 * (day.hours - 1)
@@ -564,7 +623,7 @@ def check_memory(day: Day) -> None:
     assert grown == {}
 
 
-@pytest.mark.guarantee(1, 2, 10, 13, 14)
+@pytest.mark.guarantee(1, 2, 10, 12, 13, 14)
 @pytest.mark.row("S0-29", "S1-46", "X-08", "X-09", "S3-18")
 @pytest.mark.parametrize("name", list(KINDS))
 def test_g1_g10_g13_g14_seven_hours_of_faults_and_kills_end_settled_and_flat(name):
@@ -572,20 +631,22 @@ def test_g1_g10_g13_g14_seven_hours_of_faults_and_kills_end_settled_and_flat(nam
     assert len(day.downs_ms) == 2
     check_safety(day)
     check_end(day)
+    check_halts(day)
     check_variety(day)
     check_memory(day)
 
 
-@pytest.mark.guarantee(1, 2, 10, 13)
+@pytest.mark.guarantee(1, 2, 10, 12, 13)
 @pytest.mark.row("S1-46")
 def test_g1_g10_g13_the_same_on_the_other_event_loop():
     day = run_day_on_trio(Day(KINDS["stop orders"], 2, 2))
     check_safety(day)
     check_end(day)
+    check_halts(day)
 
 
 @pytest.mark.campaign
-@pytest.mark.guarantee(1, 2, 10, 13, 14)
+@pytest.mark.guarantee(1, 2, 10, 12, 13, 14)
 @pytest.mark.row("S1-46", "X-08", "X-09", "S3-18")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", list(KINDS))
@@ -594,10 +655,12 @@ def test_g1_g10_g13_g14_twenty_four_hours_of_faults_and_kills_end_settled_and_fl
     assert len(day.downs_ms) == 4
     check_safety(day)
     check_end(day)
+    check_halts(day)
     check_variety(day)
     check_memory(day)
     accepted = sum(len(venue.ledger.accepted()) for venue in day.venues.values())
-    print(f"{name} {seed}: {accepted} orders, exposed for at most {max(day.gaps_ms())} ms")
+    halts = [halt.reasons for halt in day.halts]
+    print(f"{name} {seed}: {accepted} orders, exposed for at most {max(day.gaps_ms())} ms, halted for {halts}")
 
 
 @pytest.mark.campaign
