@@ -110,6 +110,7 @@ def _shown(row: str, requirements: Requirements, tests: Mapping[str, list[str]])
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(read(), marked()), encoding="utf-8")
-    missing = [row for row in read().rows if not marked().get(row) and row not in read().out_of_scope]
+    known, tests = read(), marked()
+    PAGE.write_text(page(known, tests), encoding="utf-8")
+    missing = [row for row in known.rows if not tests.get(row) and row not in known.out_of_scope]
     print(f"{PAGE.relative_to(ROOT)} written; {len(missing)} rows without a test: {' '.join(missing)}")
