@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from execsafe.errors import (
 )
 from execsafe.stores import _sqlite_files, _sqlite_schema
 from execsafe.stores._sqlite_errors import poisoned, poisons, primary_code, translate
+from execsafe.stores._sqlite_group import Encoded, apply
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 Connect = Callable[[Path, float], sqlite3.Connection]
@@ -27,12 +29,11 @@ Connect = Callable[[Path, float], sqlite3.Connection]
 
 @attrs.define(eq=False)
 class Job:
-    """One piece of work, and what became of it: a result, or an error to be raised by whoever asked."""
+    """What became of one piece of work: a result, or an error to be raised by whoever asked."""
 
-    work: Callable[[sqlite3.Connection], Any]
-    is_write: bool
-    result: Any = None
-    error: Exception | None = None
+    is_write: bool = attrs.field(kw_only=True)
+    result: Any = attrs.field(default=None, init=False)
+    error: Exception | None = attrs.field(default=None, init=False)
 
     def unwrap(self) -> Any:
         """The result.
@@ -43,6 +44,21 @@ class Job:
         if self.error is not None:
             raise self.error
         return self.result
+
+
+@attrs.define(eq=False)
+class Commit(Job):
+    """A batch to be written; those that come one after another are written together."""
+
+    encoded: Encoded
+    is_write: bool = attrs.field(default=True, init=False)
+
+
+@attrs.define(eq=False)
+class Work(Job):
+    """Anything else."""
+
+    work: Callable[[sqlite3.Connection], Any]
 
 
 class Engine:
@@ -147,8 +163,8 @@ class Engine:
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._check_mode(connection)
-            for job in jobs:
-                _run(job, connection)
+            for kind, run in itertools.groupby(jobs, type):
+                (_run_together if kind is Commit else _run_each)(list(run), connection)
         except BaseException as error:
             self._undo(connection, error)
             raise
@@ -179,7 +195,7 @@ class Engine:
 
     def _read(self, job: Job) -> None:
         try:
-            _run(job, self._ready())
+            _run_each([job], self._ready())
         except Exception as error:  # noqa: BLE001
             self._fail([job], error)
         else:
@@ -222,9 +238,20 @@ def forked() -> StoreUnavailable:
     return StoreUnavailable("the store was opened before this process was forked: open one of its own here")
 
 
-def _run(job: Job, connection: sqlite3.Connection) -> None:
-    """Run one job; what concerns only itself stays with it, what concerns the store goes up."""
-    try:
-        job.result = job.work(connection)
-    except ExecsafeError as error:
-        job.error = error
+def _run_each(jobs: Sequence[Any], connection: sqlite3.Connection) -> None:
+    """Run jobs one by one; what concerns only itself stays with it, what concerns the store goes up."""
+    for job in jobs:
+        try:
+            job.result = job.work(connection)
+        except ExecsafeError as error:
+            job.error = error
+
+
+def _run_together(jobs: Sequence[Any], connection: sqlite3.Connection) -> None:
+    """The same for commits, all with the same few statements."""
+    outcomes = apply(connection, [job.encoded for job in jobs])
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, ExecsafeError):
+            job.error = outcome
+        else:
+            job.result = outcome

@@ -1,140 +1,22 @@
-"""Reading and writing the tables of an SQLite store, inside whatever transaction the caller has begun.
-
-Every precondition of a batch is read before its first write. So a refused batch has changed nothing, and the
-other batches of the same transaction need no savepoints.
-"""
+"""Reading the tables of an SQLite store, and the writes besides batches, inside whatever transaction is open."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from sqlite3 import Connection
-from typing import Any, Final, NamedTuple
-
-import attrs
+from typing import Any, Final
 
 from execsafe.errors import StoreCorrupt
 from execsafe.model.event import Event
 from execsafe.model.values import shorten
-from execsafe.ports import Batch, Lease, LeaseRequest, Put, Stored, StoredEvent
-from execsafe.stores import _rules, codec
+from execsafe.ports import Stored, StoredEvent
+from execsafe.stores import codec
+from execsafe.stores._sqlite_group import checksum_of, to_aliases
 
-_quote: Final = json.encoder.encode_basestring_ascii
 _RECORD: Final = "key, version, is_open, ended_at_ms, checksum, body"
 
 
-@attrs.frozen
-class Encoded:
-    """A batch with its values encoded: done by the caller, so that the writer only writes."""
-
-    batch: Batch
-    bodies: tuple[bytes, ...]
-    events: tuple[tuple[int, int, bytes], ...]
-
-
-def encode(batch: Batch) -> Encoded:
-    """Check and encode *batch*.
-
-    Raises:
-        InvalidInput: a malformed batch, or a value that the codec does not know.
-    """
-    _rules.check_batch(batch)
-    bodies = tuple([codec.encode(put.value) for put in batch.puts])
-    events = tuple([_event_row(event) for event in batch.events])
-    return Encoded(batch, bodies, events)
-
-
-def _event_row(event: Event) -> tuple[int, int, bytes]:
-    body = codec.encode(event)
-    return event.at_ms, zlib.crc32(body), body
-
-
-def _checksum(body: bytes, *facts: object) -> int:
-    """SQLite checks structure, not content: this finds a flipped bit in what a decision is based on."""
-    return zlib.crc32(body, zlib.crc32("\0".join(map(str, facts)).encode()))
-
-
 # --- Writes -----------------------------------------------------------------------------------------
-
-
-class _Place(NamedTuple):
-    """Where a put goes. A tuple: it is made for every put."""
-
-    row: int | None  # None: new
-    aliases: tuple[str, ...]
-    added: tuple[str, ...]  # those not yet known
-
-
-def apply(connection: Connection, encoded: Encoded) -> Lease | None:
-    """Check and write one batch."""
-    batch = encoded.batch
-    if batch.fence is not None:
-        _rules.check_fence(batch.fence, _lease(connection, batch.fence.name))
-    current = None
-    if batch.acquire is not None:
-        current = _lease(connection, batch.acquire.name)
-        _rules.check_free(batch.acquire, current, batch.now_ms)
-    places = [_check(connection, put) for put in batch.puts]
-    for put, place, body in zip(batch.puts, places, encoded.bodies, strict=True):
-        _put(connection, put, place, body)
-    if encoded.events:
-        sql = "INSERT INTO events (at_ms, checksum, body) VALUES (?, ?, ?)"
-        connection.executemany(sql, encoded.events)
-    granted = None
-    if batch.acquire is not None:
-        granted = _acquire(connection, batch.acquire, current, batch.now_ms)
-    if batch.release is not None:
-        sql = "DELETE FROM leases WHERE name = ? AND token = ?"
-        connection.execute(sql, (batch.release.name, batch.release.token))
-    return granted
-
-
-def _check(connection: Connection, put: Put) -> _Place:
-    sql = "SELECT id, version, aliases FROM records WHERE collection = ? AND key = ?"
-    found = connection.execute(sql, (put.collection, put.key)).fetchone()
-    row, stored, text = (None, 0, "[]") if found is None else found
-    if stored != put.version:
-        raise _rules.version_conflict(put, stored)
-    known = _aliases(text)
-    added = tuple([alias for alias in dict.fromkeys(put.aliases) if alias not in known]) if put.aliases else ()
-    for alias in added:
-        owner = _owner(connection, put.collection, alias)
-        if owner is not None and owner != put.key:
-            raise _rules.alias_taken(put, alias, owner)
-    return _Place(row, known + added, added)
-
-
-def _put(connection: Connection, put: Put, place: _Place, body: bytes) -> None:
-    version, is_open = put.version + 1, int(put.is_open)
-    checksum = _checksum(body, put.collection, put.key, version, is_open, put.ended_at_ms)
-    aliases = f"[{','.join([_quote(alias) for alias in place.aliases])}]"
-    values = (version, is_open, put.ended_at_ms, checksum, aliases, body)
-    if place.row is None:
-        connection.execute(
-            "INSERT INTO records (version, is_open, ended_at_ms, checksum, aliases, body, collection, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, put.collection, put.key),
-        )
-    else:
-        connection.execute(
-            "UPDATE records SET version = ?, is_open = ?, ended_at_ms = ?, checksum = ?, aliases = ?, body = ?"
-            " WHERE id = ?",
-            (*values, place.row),
-        )
-    for alias in place.added:
-        connection.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", (put.collection, alias, put.key))
-
-
-def _acquire(connection: Connection, request: LeaseRequest, current: Lease | None, now_ms: int) -> Lease:
-    if current is not None and _rules.is_renewal(request, current):
-        token = current.token
-    else:
-        connection.execute("UPDATE meta SET fence = fence + 1")
-        token = connection.execute("SELECT fence FROM meta").fetchone()[0]
-    lease = _rules.grant(request, token, now_ms)
-    sql = "INSERT OR REPLACE INTO leases (name, holder, token, expires_at_ms) VALUES (?, ?, ?, ?)"
-    connection.execute(sql, (lease.name, lease.holder, lease.token, lease.expires_at_ms))
-    return lease
 
 
 def set_cursor(connection: Connection, name: str, seq: int) -> None:
@@ -152,7 +34,7 @@ def purge_records(connection: Connection, ended_before_ms: int, limit: int) -> i
         " WHERE NOT is_open AND ended_at_ms IS NOT NULL AND ended_at_ms < ? ORDER BY ended_at_ms LIMIT ?",
         (ended_before_ms, limit),
     ).fetchall()
-    names = [(collection, alias) for _, collection, text in found for alias in _aliases(text)]
+    names = [(collection, alias) for _, collection, text in found for alias in to_aliases(text)]
     connection.executemany("DELETE FROM aliases WHERE collection = ? AND alias = ?", names)
     connection.executemany("DELETE FROM records WHERE id = ?", [(row,) for row, _, _ in found])
     return len(found)
@@ -207,7 +89,7 @@ def to_stored(collection: str, row: tuple[Any, ...]) -> Stored:
         StoreCorrupt: the row is not what was written.
     """
     key, version, is_open, ended_at_ms, checksum, body = row
-    if type(body) is not bytes or _checksum(body, collection, key, version, is_open, ended_at_ms) != checksum:
+    if type(body) is not bytes or checksum_of(body, collection, key, version, is_open, ended_at_ms) != checksum:
         raise StoreCorrupt(f"{collection} {shorten(key)} is damaged: its checksum does not match", key=key)
     return Stored(key=key, value=codec.decode(body), version=version)
 
@@ -227,20 +109,7 @@ def to_stored_event(row: tuple[Any, ...]) -> StoredEvent:
     return StoredEvent(seq=seq, event=event)
 
 
-def _lease(connection: Connection, name: str) -> Lease | None:
-    sql = "SELECT name, holder, token, expires_at_ms FROM leases WHERE name = ?"
-    row = connection.execute(sql, (name,)).fetchone()
-    return None if row is None else Lease(name=row[0], holder=row[1], token=row[2], expires_at_ms=row[3])
-
-
 def _owner(connection: Connection, collection: str, alias: str) -> str | None:
     sql = "SELECT key FROM aliases WHERE collection = ? AND alias = ?"
     row = connection.execute(sql, (collection, alias)).fetchone()
     return None if row is None else row[0]
-
-
-def _aliases(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(json.loads(text)) if text != "[]" else ()
-    except (ValueError, TypeError):
-        raise StoreCorrupt("a record's list of aliases is damaged") from None

@@ -19,7 +19,8 @@ from execsafe.ports import Batch, Durability, Lease, Stored, StoredEvent
 from execsafe.stores import _rules
 from execsafe.stores import _sqlite_tables as tables
 from execsafe.stores._rules import ManagedStore
-from execsafe.stores._sqlite_engine import Connect, Engine, Job, closed, forked
+from execsafe.stores._sqlite_engine import Commit, Connect, Engine, Job, Work, closed, forked
+from execsafe.stores._sqlite_group import encode
 from execsafe.stores._writer import Writer
 
 BUSY_TIMEOUT_S_MAX: Final = 600.0
@@ -129,7 +130,7 @@ class SqliteStore(ManagedStore):
                 self._writer = Writer(self._engine)
             writer = self._writer
         try:
-            job = Job(work=_nothing, is_write=False)
+            job = Work(_nothing, is_write=False)
             await writer.submit(job)
             job.unwrap()
         except BaseException:
@@ -167,8 +168,8 @@ class SqliteStore(ManagedStore):
 
     async def commit(self, batch: Batch) -> Lease | None:
         """See :meth:`execsafe.ports.Store.commit`; also refuses malformed batches with InvalidInput."""
-        encoded = tables.encode(batch)
-        return await self._do(lambda connection: tables.apply(connection, encoded), is_write=True)
+        lease: Lease | None = await self._finish(Commit(encode(batch)))
+        return lease
 
     async def find(self, collection: str, key: str) -> Stored | None:
         """The record with that key or alias; a key goes before an alias."""
@@ -216,8 +217,11 @@ class SqliteStore(ManagedStore):
         return deleted
 
     async def _do(self, work: Callable[[Connection], _T], *, is_write: bool = False) -> _T:
+        result: _T = await self._finish(Work(work, is_write=is_write))
+        return result
+
+    async def _finish(self, job: Job) -> Any:
         self._check_fork()
-        job = Job(work=work, is_write=is_write)
         if self._is_inline:
             with self._lock:
                 self._engine.serve([job])
@@ -225,8 +229,7 @@ class SqliteStore(ManagedStore):
             raise closed()
         else:
             await self._writer.submit(job)
-        result: _T = job.unwrap()
-        return result
+        return job.unwrap()
 
     def _check_fork(self) -> None:
         # Before any lock: in a forked child the writer thread does not exist, and a lock may be held for ever.
