@@ -26,7 +26,7 @@ import attrs
 
 from execsafe.errors import InvalidInput, StoreCorrupt
 from execsafe.model.event import Event
-from execsafe.model.intent import IntentRecord
+from execsafe.model.intent import Intent, IntentRecord
 from execsafe.model.values import EMPTY_PARAMS, PARAMS_BYTES_MAX, Params, plain, shorten
 
 ENCODED_BYTES_MAX: Final = 1_048_576
@@ -36,9 +36,35 @@ _SCALE_MAX: Final = 100
 _DECIMAL_TEXT: Final = re.compile(r"-?[0-9]{1,101}(\.[0-9]{1,200})?", re.ASCII)
 _CANONICAL: Final = re.compile(r"0|-?[1-9][0-9]{0,60}|-?(0|[1-9][0-9]{0,60})\.[0-9]{0,60}[1-9]", re.ASCII)
 
+# An intent is the same object in every version of its record.
+_REMEMBERED: Final = frozenset({Intent})
+_REMEMBERED_MAX: Final = 1_024
+
 _T = TypeVar("_T")
 _ToText = Callable[[Any], str]
 _FromTree = Callable[[Any], Any]
+
+
+@attrs.frozen
+class _Converter:
+    """How values of one type become JSON and come back.
+
+    Plans compare ``kind`` and ``plain`` themselves: most fields then cost no call of ours at all.
+    """
+
+    kind: type
+    write: _ToText  # only ever given a value of exactly that kind
+    read: _FromTree
+    plain: type | None = None  # JSON values of this type are the values themselves
+    is_optional: bool = False
+
+    def encode(self, value: Any) -> str:
+        """JSON text of any value that fits."""
+        if type(value) is self.kind:
+            return self.write(value)
+        if value is None and self.is_optional:
+            return "null"
+        raise InvalidInput(f"cannot store {shorten(type(value).__name__)} where {self.kind.__name__} belongs")
 
 
 @attrs.frozen
@@ -47,21 +73,19 @@ class _Field:
     argument: str
     is_required: bool
     omit: object  # the empty default, or _NEVER
-    encode: _ToText
-    decode: _FromTree
+    converter: _Converter
 
 
 @attrs.frozen
 class _Plan:
+    """What to do with the fields of a class, as tuples that a loop takes apart at once."""
+
     cls: type
-    fields: tuple[_Field, ...]
-    by_name: dict[str, _Field]
     required: frozenset[str]
-    # For encoding, the hot half: all values of an instance at once, and column by column what to do with them.
-    values: Callable[[Any], tuple[Any, ...]]
+    values: Callable[[Any], tuple[Any, ...]]  # all of an instance, in the order of the next two
     omits: tuple[object, ...]
-    names: tuple[str, ...]
-    encoders: tuple[_ToText, ...]
+    columns: tuple[tuple[str, type, _ToText, _ToText], ...]  # name as JSON, kind, write, encode
+    by_name: dict[str, tuple[str, type | None, _FromTree]]  # argument, plain, read
 
 
 _NEVER: Final = object()
@@ -148,13 +172,11 @@ def _plan(cls: type) -> _Plan:
     fields = tuple(_field(attribute, hints[attribute.name]) for attribute in attrs.fields(cls) if attribute.init)
     plan = _Plan(
         cls=cls,
-        fields=fields,
-        by_name={field.name: field for field in fields},
         required=frozenset(field.name for field in fields if field.is_required),
         values=_getter([field.name for field in fields]),
         omits=tuple(field.omit for field in fields),
-        names=tuple(f"{_quote(field.name)}:" for field in fields),
-        encoders=tuple(field.encode for field in fields),
+        columns=tuple((f"{_quote(f.name)}:", f.converter.kind, f.converter.write, f.converter.encode) for f in fields),
+        by_name={field.name: (field.argument, field.converter.plain, field.converter.read) for field in fields},
     )
     _plans[cls] = plan
     return plan
@@ -170,16 +192,12 @@ def _field(attribute: attrs.Attribute[Any], type_: Any) -> _Field:
     default = attribute.default
     is_empty = default is EMPTY_PARAMS or (not default and not isinstance(default, attrs.Factory))  # type: ignore[arg-type]
     is_omitted = default is not attrs.NOTHING and is_empty
-    encode_, decode_ = _converters(type_)
-    if is_omitted and default is None:
-        encode_ = _converters(_without_none(type_))[0]  # None never gets as far
     return _Field(
         name=attribute.name,
         argument=attribute.alias or attribute.name,
         is_required=not is_omitted,
         omit=default if is_omitted else _NEVER,
-        encode=encode_,
-        decode=decode_,
+        converter=_converter(type_),
     )
 
 
@@ -188,37 +206,36 @@ def _without_none(type_: Any) -> Any:
     return rest[0] if len(rest) == 1 and typing.get_origin(type_) in (typing.Union, types.UnionType) else type_
 
 
-def _converters(type_: Any) -> tuple[_ToText, _FromTree]:
+def _converter(type_: Any) -> _Converter:
     origin, arguments = typing.get_origin(type_), typing.get_args(type_)
     if (some := _without_none(type_)) is not type_:
-        return _optional(*_converters(some))
+        return _optional(_converter(some))
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004
-        return _sequence(*_converters(arguments[0]))
+        return _sequence(_converter(arguments[0]))
     if origin is tuple:
-        return _fixed([_converters(a) for a in arguments])
+        return _fixed([_converter(a) for a in arguments])
     if origin is dict and arguments[0] is str:
-        return _mapping(*_converters(arguments[1]))
+        return _mapping(_converter(arguments[1]))
     if type_ in _SCALARS:
         return _SCALARS[type_]
     if isinstance(type_, type) and issubclass(type_, enum.Enum):
         return _enum(type_)
     if isinstance(type_, type) and attrs.has(type_):
         plan = _plan(type_)
-        return (lambda value: _encode_nested(plan, value)), (lambda tree: _decode_fields(plan, tree))
+        write: _ToText = functools.partial(_encode_fields, plan)
+        write = _remembering(write) if type_ in _REMEMBERED else write
+        return _Converter(type_, write, functools.partial(_decode_fields, plan))
     raise TypeError(f"the codec cannot store a field of type {type_}")
-
-
-def _encode_nested(plan: _Plan, value: object) -> str:
-    if type(value) is not plan.cls:
-        raise _misfit(plan.cls, value)
-    return _encode_fields(plan, value)
 
 
 def _encode_fields(plan: _Plan, value: object, *head: str) -> str:
     """JSON, written directly: a tree for the general encoder would cost as much again as the text."""
-    columns = zip(plan.values(value), plan.omits, plan.names, plan.encoders, strict=True)
-    members = [name + encode_(item) for item, omit, name, encode_ in columns if item is not omit]
-    return f"{{{','.join([*head, *members])}}}"
+    members = list(head)
+    for item, omit, column in zip(plan.values(value), plan.omits, plan.columns, strict=True):
+        if item is not omit:
+            name, kind, write, encode_ = column
+            members.append(name + (write(item) if type(item) is kind else encode_(item)))
+    return f"{{{','.join(members)}}}"
 
 
 def _decode_fields(plan: _Plan, tree: Any) -> Any:
@@ -227,49 +244,51 @@ def _decode_fields(plan: _Plan, tree: Any) -> Any:
     by_name = plan.by_name
     arguments = {}
     for name, item in tree.items():
-        field = by_name.get(name)
-        if field is None:
+        if name not in by_name:
             raise StoreCorrupt(f"{plan.cls.__name__}: unknown field {shorten(name)}")
-        arguments[field.argument] = field.decode(item)
+        argument, plain_, read = by_name[name]
+        arguments[argument] = item if type(item) is plain_ else read(item)
     if not plan.required <= tree.keys():
         raise StoreCorrupt(f"{plan.cls.__name__}: a field is missing")
     return plan.cls(**arguments)
 
 
+def _remembering(write: _ToText) -> _ToText:
+    """The same, keeping the texts of the latest objects that were written."""
+    texts: dict[int, tuple[object, str]] = {}
+
+    def remember(value: object) -> str:
+        known = texts.get(id(value))
+        if known is None:
+            if len(texts) >= _REMEMBERED_MAX:
+                texts.clear()
+            known = texts[id(value)] = (value, write(value))  # with the object, so that no other one gets its id
+        return known[1]
+
+    return remember
+
+
 # --- Converters -------------------------------------------------------------------------------------
 
 
-def _misfit(expected: type, value: object) -> InvalidInput:
-    return InvalidInput(f"cannot store {shorten(type(value).__name__)} where {expected.__name__} belongs")
+def _plain(kind: type, write: _ToText) -> _Converter:
+    def read(tree: Any) -> Any:  # given only what is no plain value
+        raise StoreCorrupt(f"found {type(tree).__name__} where {kind.__name__} belongs")
+
+    return _Converter(kind, write, read, plain=kind)
 
 
-def _exact(expected: type, write: _ToText) -> tuple[_ToText, _FromTree]:
-    def to(value: Any) -> str:
-        if type(value) is not expected:
-            raise _misfit(expected, value)
-        return write(value)
-
-    def back(tree: Any) -> Any:
-        if type(tree) is not expected:
-            raise StoreCorrupt(f"found {type(tree).__name__} where {expected.__name__} belongs")
-        return tree
-
-    return to, back
+def _read(converter: _Converter, tree: Any) -> Any:
+    return tree if type(tree) is converter.plain else converter.read(tree)
 
 
 def _write_float(value: float) -> str:
     if not math.isfinite(value):
-        raise _misfit(float, value)
+        raise InvalidInput(f"cannot store the number {value}")
     return repr(value)
 
 
-def _write_bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _encode_decimal(value: Any) -> str:
-    if type(value) is not Decimal:
-        raise _misfit(Decimal, value)
+def _write_decimal(value: Decimal) -> str:
     return _number_text(str(value))
 
 
@@ -284,93 +303,90 @@ def _number_text(text: str) -> str:
     return f'"{plain(value)}"'
 
 
-def _decode_decimal(tree: Any) -> Decimal:
-    if type(tree) is not str or not _DECIMAL_TEXT.fullmatch(tree):
+def _read_decimal(tree: Any) -> Decimal:
+    if type(tree) is not str:
         raise StoreCorrupt("a stored number is malformed")
-    return Decimal(tree)
+    return _number(tree)
 
 
-def _encode_params(value: Any) -> str:
-    if type(value) is not Params:
-        raise _misfit(Params, value)
+@functools.lru_cache(maxsize=1_024)
+def _number(text: str) -> Decimal:
+    if not _DECIMAL_TEXT.fullmatch(text):
+        raise StoreCorrupt("a stored number is malformed")
+    return Decimal(text)
+
+
+def _write_params(value: Params) -> str:
     return _quote(value.text)
 
 
-def _decode_params(tree: Any) -> Params:
+def _read_params(tree: Any) -> Params:
     if type(tree) is not str or len(tree) > PARAMS_BYTES_MAX or type(_loads(tree)) is not dict:
         raise StoreCorrupt("stored params are malformed")
     return Params(tree)
 
 
-def _enum(cls: type[enum.Enum]) -> tuple[_ToText, _FromTree]:
+def _enum(cls: type[enum.Enum]) -> _Converter:
     texts = {member: json.dumps(member.value) for member in cls}
     members = {member.value: member for member in cls}
-
-    def to(value: Any) -> str:
-        if type(value) is not cls:
-            raise _misfit(cls, value)
-        return texts[value]
-
-    return to, members.__getitem__
+    return _Converter(cls, texts.__getitem__, members.__getitem__)
 
 
-def _optional(to: _ToText, back: _FromTree) -> tuple[_ToText, _FromTree]:
-    return (
-        lambda value: "null" if value is None else to(value),
-        lambda tree: None if tree is None else back(tree),
-    )
+def _optional(some: _Converter) -> _Converter:
+    def read(tree: Any) -> Any:
+        return None if tree is None else some.read(tree)
+
+    return attrs.evolve(some, read=read, is_optional=True)
 
 
-def _sequence(to: _ToText, back: _FromTree) -> tuple[_ToText, _FromTree]:
-    def encode_all(value: Any) -> str:
-        if type(value) is not tuple:
-            raise _misfit(tuple, value)
-        return f"[{','.join([to(item) for item in value])}]"
+def _sequence(each: _Converter) -> _Converter:
+    def write(value: tuple[Any, ...]) -> str:
+        return f"[{','.join([each.encode(item) for item in value])}]"
 
-    def decode_all(tree: Any) -> tuple[Any, ...]:
+    def read(tree: Any) -> tuple[Any, ...]:
         if type(tree) is not list:
             raise StoreCorrupt("not a list")
-        return tuple([back(item) for item in tree])
+        return tuple([_read(each, item) for item in tree])
 
-    return encode_all, decode_all
+    return _Converter(tuple, write, read)
 
 
-def _fixed(converters: list[tuple[_ToText, _FromTree]]) -> tuple[_ToText, _FromTree]:
-    def encode_each(value: Any) -> str:
-        if type(value) is not tuple or len(value) != len(converters):
-            raise _misfit(tuple, value)
-        return f"[{','.join([to(item) for (to, _), item in zip(converters, value, strict=True)])}]"
+def _fixed(converters: list[_Converter]) -> _Converter:
+    def write(value: tuple[Any, ...]) -> str:
+        if len(value) != len(converters):
+            raise InvalidInput(f"cannot store a tuple of {len(value)} where {len(converters)} belong")
+        return f"[{','.join([each.encode(item) for each, item in zip(converters, value, strict=True)])}]"
 
-    def decode_each(tree: Any) -> tuple[Any, ...]:
+    def read(tree: Any) -> tuple[Any, ...]:
         if type(tree) is not list or len(tree) != len(converters):
             raise StoreCorrupt("not a list of the right length")
-        return tuple([back(item) for (_, back), item in zip(converters, tree, strict=True)])
+        return tuple([_read(each, item) for each, item in zip(converters, tree, strict=True)])
 
-    return encode_each, decode_each
+    return _Converter(tuple, write, read)
 
 
-def _mapping(to: _ToText, back: _FromTree) -> tuple[_ToText, _FromTree]:
-    def encode_all(value: Any) -> str:
-        if type(value) is not dict or not all(type(key) is str for key in value):
-            raise _misfit(dict, value)
-        return f"{{{','.join([f'{_quote(key)}:{to(item)}' for key, item in value.items()])}}}"
+def _mapping(each: _Converter) -> _Converter:
+    def write(value: dict[str, Any]) -> str:
+        if not all(type(key) is str for key in value):
+            raise InvalidInput("cannot store a dict with keys that are not text")
+        return f"{{{','.join([f'{_quote(key)}:{each.encode(item)}' for key, item in value.items()])}}}"
 
-    def decode_all(tree: Any) -> dict[str, Any]:
+    def read(tree: Any) -> dict[str, Any]:
         if type(tree) is not dict:
             raise StoreCorrupt("not an object")
-        return {key: back(item) for key, item in tree.items()}
+        return {key: _read(each, item) for key, item in tree.items()}
 
-    return encode_all, decode_all
+    return _Converter(dict, write, read)
 
 
 _quote: Final[_ToText] = json.encoder.encode_basestring_ascii
-_SCALARS: Final[dict[Any, tuple[_ToText, _FromTree]]] = {
-    str: _exact(str, _quote),
-    int: _exact(int, int.__repr__),
-    bool: _exact(bool, _write_bool),
-    float: _exact(float, _write_float),
-    Decimal: (_encode_decimal, _decode_decimal),
-    Params: (_encode_params, _decode_params),
+_SCALARS: Final[dict[Any, _Converter]] = {
+    str: _plain(str, _quote),
+    int: _plain(int, int.__repr__),
+    bool: _plain(bool, {True: "true", False: "false"}.__getitem__),
+    float: _plain(float, _write_float),
+    Decimal: _Converter(Decimal, _write_decimal, _read_decimal),
+    Params: _Converter(Params, _write_params, _read_params),
 }
 
 
