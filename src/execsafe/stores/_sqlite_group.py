@@ -28,6 +28,7 @@ _PUT: Final = (
     " version = excluded.version, is_open = excluded.is_open, ended_at_ms = excluded.ended_at_ms,"
     " checksum = excluded.checksum, body = excluded.body"
 )
+_FACTS: Final = "\0".join(["%s"] * 5)
 _quote: Final = json.encoder.encode_basestring_ascii
 _Name = tuple[str, str]  # a collection, and a key or an alias in it
 _Outcome = Lease | ExecsafeError | None
@@ -36,7 +37,7 @@ _Outcome = Lease | ExecsafeError | None
 # --- By the caller: all that needs no database ------------------------------------------------------
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Encoded:
     """A batch, and its values as columns."""
 
@@ -69,7 +70,7 @@ def _event(event: Event) -> tuple[int, int, bytes]:
 
 def checksum_of(body: bytes, *facts: object) -> int:
     """SQLite checks structure, not content: this finds a flipped bit in what a decision is based on."""
-    return zlib.crc32(body, zlib.crc32("\0".join(map(str, facts)).encode()))
+    return zlib.crc32(body, zlib.crc32((_FACTS % facts).encode()))
 
 
 # --- In the transaction -----------------------------------------------------------------------------
@@ -93,7 +94,8 @@ class _Record:
     """What is known of a record; version 0: there is none."""
 
     version: int = 0
-    aliases: str = "[]"  # as stored
+    stored_aliases: str = "[]"  # until they are needed
+    aliases: tuple[str, ...] = ()
     row: tuple[Any, ...] | None = None  # None: unchanged
 
 
@@ -156,31 +158,39 @@ class _State:
             _rules.check_fence(batch.fence, self._leases.get(batch.fence.name))
         if batch.acquire is not None:
             _rules.check_free(batch.acquire, self._leases.get(batch.acquire.name), batch.now_ms)
-        places = [self._check(put) for put in batch.puts]
-        for put, row, (record, known, added) in zip(batch.puts, encoded.records, places, strict=True):
+        added = [self._check(put) for put in batch.puts]
+        for put, row, aliases in zip(batch.puts, encoded.records, added, strict=True):
+            record = self._records[put.collection, put.key]
             record.version, record.row = row[0], row
-            if added:
-                record.aliases = f"[{','.join([_quote(alias) for alias in known + added])}]"
-                self._claims += [(put.collection, alias, put.key) for alias in added]
-                self._owners.update({(put.collection, alias): put.key for alias in added})
+            if aliases:
+                record.aliases += aliases
+                for alias in aliases:
+                    self._owners[put.collection, alias] = put.key
+                    self._claims.append((put.collection, alias, put.key))
         self._events += encoded.events
         granted = None if batch.acquire is None else self._acquire(batch.acquire, batch.now_ms)
         if batch.release is not None:
             self._release(batch.release)
         return granted
 
-    def _check(self, put: Put) -> tuple[_Record, tuple[str, ...], tuple[str, ...]]:
-        """The record that *put* writes, its aliases, and those that it adds."""
-        record = self._records.setdefault((put.collection, put.key), _Record())
+    def _check(self, put: Put) -> tuple[str, ...]:
+        """The aliases that *put* adds."""
+        name = put.collection, put.key
+        record = self._records.get(name)
+        if record is None:
+            record = self._records[name] = _Record()
         if record.version != put.version:
             raise _rules.version_conflict(put, record.version)
-        known = to_aliases(record.aliases)
-        added = tuple([alias for alias in dict.fromkeys(put.aliases) if alias not in known])
+        if record.stored_aliases != "[]":
+            record.aliases, record.stored_aliases = to_aliases(record.stored_aliases), "[]"
+        if not put.aliases:
+            return ()
+        added = tuple([alias for alias in dict.fromkeys(put.aliases) if alias not in record.aliases])
         for alias in added:
             owner = self._owners.get((put.collection, alias), put.key)
             if owner != put.key:
                 raise _rules.alias_taken(put, alias, owner)
-        return record, known, added
+        return added
 
     def _acquire(self, request: LeaseRequest, now_ms: int) -> Lease:
         current = self._leases.get(request.name)
@@ -203,7 +213,7 @@ class _State:
 
     def write(self) -> None:
         """Write all that was taken in."""
-        self._run(_PUT, [(record.aliases, *record.row) for record in self._records.values() if record.row])
+        self._run(_PUT, [(_to_text(r.aliases), *r.row) for r in self._records.values() if r.row is not None])
         self._run("INSERT OR REPLACE INTO aliases (collection, alias, key) VALUES (?, ?, ?)", self._claims)
         self._run("INSERT INTO events (at_ms, checksum, body) VALUES (?, ?, ?)", self._events)
         if self._fence is not None:
@@ -223,10 +233,14 @@ class _State:
 
 
 def _by_collection(names: Iterable[_Name]) -> dict[str, list[str]]:
-    collections: dict[str, list[str]] = {}
-    for collection, name in dict.fromkeys(names):
-        collections.setdefault(collection, []).append(name)
-    return collections
+    collections: dict[str, dict[str, None]] = {}
+    for collection, name in names:
+        collections.setdefault(collection, {})[name] = None
+    return {collection: list(each) for collection, each in collections.items()}
+
+
+def _to_text(aliases: tuple[str, ...]) -> str:
+    return f"[{','.join([_quote(alias) for alias in aliases])}]" if aliases else "[]"
 
 
 def to_aliases(text: str) -> tuple[str, ...]:

@@ -17,14 +17,16 @@ import queue
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from execsafe.errors import StoreError, StoreUnavailable
 from execsafe.stores._sqlite_engine import Engine, Job, closed
 
 if TYPE_CHECKING:
     import asyncio
+
+    import trio
 
 # Bounds how long one transaction makes its first caller wait.
 _GROUP_MAX: Final = 512
@@ -35,40 +37,38 @@ _PATIENCE_S_MAX: Final = 0.02
 _STAND_STILL_S: Final = 0.002
 
 
-class _Ticket(Protocol):
-    """A job, and the task that waits for it."""
+class _Host(Protocol):
+    """What the waiting tasks of one event loop share; used by that loop's thread only, but for :meth:`post`."""
 
-    job: Job
+    def prepare(self) -> Any:
+        """Something that one task can wait for."""
 
-    @property
-    def host(self) -> object: ...
+    async def wait(self, waiter: Any, stand_still: Callable[[float], object]) -> None:
+        """Wait until it is posted, calling *stand_still* now and then if that takes long."""
 
-    def post(self, wake: Callable[[list[_Ticket]], object], tickets: list[_Ticket]) -> None:
-        """Have *wake* called in the waiting task's event loop, from any thread."""
-
-    def wake(self) -> None: ...
-
-    async def wait(self, stand_still: Callable[[float], object]) -> None:
-        """Wait for :meth:`wake`, calling *stand_still* now and then if it takes long."""
+    def post(self, waiters: list[Any]) -> None:
+        """Wake the tasks that wait, from any thread."""
 
 
 class _AsyncioHost:
-    """What the waiting tasks of one event loop share: one timer, as one for each would cost more than all the rest.
-
-    Used by that loop's thread only.
-    """
+    """One timer for all, as one for each would cost more than all the rest."""
 
     def __init__(self) -> None:
         self._waiting = 0
         self._is_served = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, future: asyncio.Future[None], stand_still: Callable[[float], object]) -> None:
+    def prepare(self) -> asyncio.Future[None]:
+        import asyncio
+
+        return asyncio.get_running_loop().create_future()
+
+    async def wait(self, waiter: asyncio.Future[None], stand_still: Callable[[float], object]) -> None:
         self._waiting += 1
         if self._timer is None:
-            self._arm(future.get_loop(), stand_still, _PATIENCE_S)
+            self._arm(waiter.get_loop(), stand_still, _PATIENCE_S)
         try:
-            await future
+            await waiter
             self._is_served = True
         finally:
             self._waiting -= 1
@@ -87,66 +87,46 @@ class _AsyncioHost:
         stand_still(loop.time())
         self._arm(loop, stand_still, min(2 * waited_s, _PATIENCE_S_MAX))
 
-
-class _AsyncioTicket:
-    __slots__ = ("_future", "_host", "_loop", "job")
-
-    def __init__(self, job: Job, loop: asyncio.AbstractEventLoop, host: _AsyncioHost) -> None:
-        self.job = job
-        self._loop = loop
-        self._host = host
-        self._future: asyncio.Future[None] = loop.create_future()
-
-    @property
-    def host(self) -> object:
-        return self._loop
-
-    def post(self, wake: Callable[[list[_Ticket]], object], tickets: list[_Ticket]) -> None:
-        self._loop.call_soon_threadsafe(wake, tickets)
-
-    def wake(self) -> None:
-        if not self._future.done():  # cancelled meanwhile
-            self._future.set_result(None)
-
-    async def wait(self, stand_still: Callable[[float], object]) -> None:
-        await self._host.wait(self._future, stand_still)
+    def post(self, waiters: list[asyncio.Future[None]]) -> None:
+        waiters[0].get_loop().call_soon_threadsafe(_resolve, waiters)
 
 
-class _TrioTicket:
-    __slots__ = ("_done", "_token", "job")
+def _resolve(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():  # cancelled meanwhile
+            waiter.set_result(None)
 
-    def __init__(self, job: Job) -> None:
+
+class _TrioHost:
+    """A deadline for each: trio has no cheaper timer."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        self._token = weakref.ref(token)
+
+    def prepare(self) -> trio.Event:
         import trio
 
-        self.job = job
-        self._token = trio.lowlevel.current_trio_token()
-        self._done = trio.Event()
+        return trio.Event()
 
-    @property
-    def host(self) -> object:
-        return self._token
-
-    def post(self, wake: Callable[[list[_Ticket]], object], tickets: list[_Ticket]) -> None:
-        self._token.run_sync_soon(wake, tickets)
-
-    def wake(self) -> None:
-        self._done.set()
-
-    async def wait(self, stand_still: Callable[[float], object]) -> None:
+    async def wait(self, waiter: trio.Event, stand_still: Callable[[float], object]) -> None:
         import trio
 
         patience_s = _PATIENCE_S
-        while not self._done.is_set():
+        while not waiter.is_set():
             with trio.move_on_after(patience_s):
-                await self._done.wait()
+                await waiter.wait()
                 return
             stand_still(trio.current_time())
             patience_s = min(2 * patience_s, _PATIENCE_S_MAX)
 
+    def post(self, waiters: list[trio.Event]) -> None:
+        if (token := self._token()) is not None:
+            token.run_sync_soon(_set_all, waiters)
 
-def _wake_all(tickets: list[_Ticket]) -> None:
-    for ticket in tickets:
-        ticket.wake()
+
+def _set_all(waiters: list[trio.Event]) -> None:
+    for waiter in waiters:
+        waiter.set()
 
 
 class Writer:
@@ -154,43 +134,51 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Job, _Host, Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._stopped = False
         self._stood_at_s = -math.inf
         self._served = threading.Event()
-        self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncioHost] = weakref.WeakKeyDictionary()
+        self._hosts: weakref.WeakKeyDictionary[object, _Host] = weakref.WeakKeyDictionary()
+        self._latest: tuple[Callable[[], object], _Host] | None = None
         # A daemon: a program that forgets to close its store must still be able to end. What is committed is
         # durable, and what is not is undone when the file is opened next.
         self._thread = threading.Thread(target=self._run, name="execsafe-store", daemon=True)
         self._thread.start()
 
-    async def submit(self, job: Job) -> None:
-        """Have *job* done by the thread; what became of it is in the job.
+    def submit(self, job: Job) -> Awaitable[None]:
+        """Have *job* done by the thread; once that is awaited, what became of it is in the job.
 
         Raises:
             StoreUnavailable: the writer is stopped.
         """
-        ticket = self._ticket(job)
+        host = self._host()
+        waiter = host.prepare()
         with self._lock:
             if self._stopped:
                 raise closed()
             self._served.clear()
-            self._queue.put(ticket)
-        await ticket.wait(self._stand_still)
+            self._queue.put((job, host, waiter))
+        return host.wait(waiter, self._stand_still)
 
-    def _ticket(self, job: Job) -> _Ticket:
+    def _host(self) -> _Host:
         trio = sys.modules.get("trio")
         if trio is not None and trio.lowlevel.in_trio_task():  # also tells trio from an asyncio loop that hosts it
-            return _TrioTicket(job)
+            loop = trio.lowlevel.current_trio_token()
+            return self._host_of(loop, lambda: _TrioHost(loop))
         import asyncio
 
-        loop = asyncio.get_running_loop()
-        host = self._hosts.get(loop)
-        if host is None:
-            with self._lock:
-                host = self._hosts[loop] = _AsyncioHost()
-        return _AsyncioTicket(job, loop, host)
+        return self._host_of(asyncio.get_running_loop(), _AsyncioHost)
+
+    def _host_of(self, loop: object, make: Callable[[], _Host]) -> _Host:
+        if (latest := self._latest) is not None and latest[0]() is loop:  # mostly: a weak dictionary is slow
+            return latest[1]
+        with self._lock:
+            host = self._hosts.get(loop)
+            if host is None:
+                host = self._hosts[loop] = make()
+            self._latest = weakref.ref(loop), host
+        return host
 
     def _stand_still(self, now_s: float) -> None:
         """Let the thread have the interpreter; *now_s* is the caller's event loop's time."""
@@ -224,23 +212,23 @@ class Writer:
             pass
         self._engine.close()
 
-    def _take(self) -> list[_Ticket | None]:
+    def _take(self) -> list[tuple[Job, _Host, Any] | None]:
         taken = [self._queue.get()]
         with contextlib.suppress(queue.Empty):
             while taken[-1] is not None and len(taken) < _GROUP_MAX:
                 taken.append(self._queue.get_nowait())
         return taken
 
-    def _serve(self, taken: list[_Ticket | None]) -> bool:
-        tickets = [ticket for ticket in taken if ticket is not None]
-        self._engine.serve([ticket.job for ticket in tickets])
-        hosts: dict[int, list[_Ticket]] = {}
-        for ticket in tickets:
-            hosts.setdefault(id(ticket.host), []).append(ticket)
-        for waiting in hosts.values():
+    def _serve(self, taken: list[tuple[Job, _Host, Any] | None]) -> bool:
+        entries = [entry for entry in taken if entry is not None]
+        self._engine.serve([job for job, _, _ in entries])
+        hosts: dict[_Host, list[Any]] = {}
+        for _, host, waiter in entries:
+            hosts.setdefault(host, []).append(waiter)
+        for host, waiters in hosts.items():
             with contextlib.suppress(RuntimeError):  # that event loop has ended, and its callers with it
-                waiting[0].post(_wake_all, waiting)
+                host.post(waiters)
         with self._lock:
             if self._queue.empty():
                 self._served.set()
-        return len(tickets) == len(taken)
+        return len(entries) == len(taken)
