@@ -1,0 +1,209 @@
+"""Batches that become durable together are judged as if they had come one after another."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from execsafe.errors import ExecsafeError, InvalidInput, LeaseHeld, StoreUnavailable, VersionConflict
+from execsafe.ports import Batch, Lease, LeaseRequest
+from execsafe.stores import _sqlite_group as group
+from execsafe.stores import _sqlite_schema as schema
+from execsafe.stores._sqlite_engine import Commit, Engine, Job
+from execsafe.testing._store_model import COLLECTION, a_batch, a_put, an_event
+
+TABLES = {
+    "records": "collection, key, version, is_open, ended_at_ms, checksum, aliases, body",
+    "aliases": "collection, alias, key",
+    "leases": "name, holder, token, expires_at_ms",
+    "events": "seq, at_ms, checksum, body",
+    "meta": "fence",
+}
+
+
+class Tables:
+    """A store's tables, in memory."""
+
+    def __init__(self) -> None:
+        self.raw = sqlite3.connect(":memory:", isolation_level=None)
+        self.raw.executescript(schema.SCHEMA)
+
+    def __enter__(self) -> Tables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.close()
+
+    def commit(self, *batches: Batch) -> list[Any]:
+        """The outcomes of one transaction; errors as their class and context."""
+        self.raw.execute("BEGIN IMMEDIATE")
+        outcomes = group.apply(self.raw, [group.encode(batch) for batch in batches])
+        self.raw.execute("COMMIT")
+        return [(type(o), o.context) if isinstance(o, ExecsafeError) else o for o in outcomes]
+
+    def content(self) -> dict[str, list[Any]]:
+        return {
+            table: self.raw.execute(f"SELECT {columns} FROM {table} ORDER BY {columns}").fetchall()
+            for table, columns in TABLES.items()
+        }
+
+
+few = st.sampled_from
+puts = st.builds(
+    lambda key, version, number, aliases: a_put(key, version, number=number, aliases=aliases),
+    few("ab"),
+    few([0, 0, 1]),
+    st.integers(0, 9),
+    few([(), ("x",), ("y",), ("x", "y")]),
+)
+leases = st.builds(
+    lambda name, holder, token: Lease(name=name, holder=holder, token=token, expires_at_ms=1),
+    few("lm"),
+    few("pq"),
+    st.integers(1, 3),
+)
+requests = st.builds(lambda name, holder: LeaseRequest(name=name, holder=holder, ttl_ms=10), few("lm"), few("pq"))
+writes = st.builds(
+    lambda puts, events: Batch(now_ms=1, puts=tuple(puts), events=(an_event(),) * events),
+    st.lists(puts, min_size=1, max_size=2, unique_by=lambda put: put.key),
+    st.integers(0, 1),
+)
+acquisitions = st.builds(lambda now_ms, acquire: Batch(now_ms=now_ms, acquire=acquire), st.integers(0, 30), requests)
+everything = st.builds(
+    lambda write, acquire, fence, release: attrs.evolve(write, acquire=acquire, fence=fence, release=release),
+    writes,
+    st.none() | requests,
+    st.none() | leases,
+    st.none() | leases,
+)
+batches = writes | acquisitions | everything
+
+
+def is_sound(batch: Batch) -> bool:
+    try:
+        group.encode(batch)
+    except InvalidInput:
+        return False
+    return True
+
+
+@given(st.lists(st.lists(batches.filter(is_sound), min_size=4, max_size=8), min_size=1, max_size=4))
+def test_a_group_does_what_its_batches_would_have_done_one_by_one(groups: list[list[Batch]]) -> None:
+    """Every outcome, down to the tokens and what an error says, and every row."""
+    with Tables() as together, Tables() as apart:
+        for batches in groups:
+            assert together.commit(*batches) == [apart.commit(batch)[0] for batch in batches]
+            assert together.content() == apart.content()
+
+
+def test_of_two_batches_that_want_one_alias_the_second_is_refused() -> None:
+    """Although neither could see the other when it was queued; its event goes with it."""
+    with Tables() as tables:
+        first = a_batch(a_put("a", aliases=("x",)), events=(an_event(),))
+        second = a_batch(a_put("b", aliases=("x",)), events=(an_event(),))
+        outcomes = tables.commit(first, second)
+        assert outcomes[0] is None
+        assert outcomes[1][0] is InvalidInput
+        assert outcomes[1][1]["owner"] == "a"
+        assert [row[1] for row in tables.content()["records"]] == ["a"]
+        assert len(tables.content()["events"]) == 1
+
+
+def test_of_two_batches_that_want_one_lease_the_second_is_refused() -> None:
+    """And a third one has it once the first has given it back, with a greater token."""
+    wish = [LeaseRequest(name="l", holder=holder, ttl_ms=10) for holder in "pqr"]
+    with Tables() as tables:
+        first, second, third = tables.commit(
+            Batch(now_ms=1, acquire=wish[0]),
+            Batch(now_ms=2, acquire=wish[1]),
+            Batch(now_ms=11, acquire=wish[2]),
+        )
+        assert second[0] is LeaseHeld
+        assert third.token > first.token
+
+
+def test_several_versions_of_a_record_in_one_transaction_leave_the_last() -> None:
+    """With the aliases of all of them, and an event for each."""
+    versions = [a_batch(a_put("a", n, number=n, aliases=(f"x{n}",)), events=(an_event(),)) for n in range(3)]
+    with Tables() as tables:
+        assert tables.commit(*versions) == [None, None, None]
+        [(collection, key, version, *_, aliases, _)] = tables.content()["records"]
+        assert (collection, key, version, aliases) == (COLLECTION, "a", 3, '["x0","x1","x2"]')
+        assert len(tables.content()["events"]) == 3
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 600])
+def test_a_group_may_be_larger_than_one_question(count: int) -> None:
+    """Every record and every alias is found again, whatever the number."""
+    with Tables() as tables:
+        fresh = [a_put(f"k{n}", aliases=(f"x{n}",)) for n in range(count)]
+        assert tables.commit(a_batch(*fresh)) == [None]
+        assert tables.commit(*[a_batch(put) for put in fresh]) == [
+            (VersionConflict, {"collection": COLLECTION, "key": f"k{n}", "version": 1, "expected": 0})
+            for n in range(count)
+        ]
+        assert tables.commit(a_batch(*[a_put(f"k{n}", 1) for n in range(count)])) == [None]
+
+
+@pytest.mark.parametrize("where", ["INTO records", "INTO aliases", "INTO events", "INTO leases", "UPDATE meta"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_defect_while_a_group_is_written_fails_all_of_it(tmp_path: Path, where: str, size: int) -> None:
+    """Nothing of any of its batches is there, each caller is told, and the next group gets through."""
+    failing = [True]
+    engine = Engine(
+        tmp_path / "x.db", busy_timeout_s=0, exclusive=False, check="quick", connect=_faulty(where, failing)
+    )
+    engine.open()
+
+    def jobs() -> list[Job]:
+        return [
+            Commit(
+                group.encode(
+                    Batch(
+                        now_ms=1,
+                        puts=(a_put(f"k{n}", aliases=(f"x{n}",)),),
+                        events=(an_event(),),
+                        acquire=LeaseRequest(name=f"l{n}", holder="p", ttl_ms=1),
+                    )
+                )
+            )
+            for n in range(size)
+        ]
+
+    broken, whole = jobs(), jobs()
+    engine.serve(broken)
+    assert [type(job.error) for job in broken] == [StoreUnavailable] * size
+    failing[0] = False
+    engine.serve(whole)
+    assert [job.error for job in whole] == [None] * size
+    assert [job.result.token for job in whole] == list(range(1, size + 1))
+    engine.close()
+
+
+def _faulty(where: str, failing: list[bool]) -> Callable[[Path, float], sqlite3.Connection]:
+    class Faulty(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            self.fail(sql, bool(parameters))
+            return super().execute(sql, *parameters)
+
+        def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            self.fail(sql, True)
+            return super().executemany(sql, *parameters)
+
+        def fail(self, sql: str, is_ours: bool) -> None:
+            if failing[0] and is_ours and where in sql:
+                raise ZeroDivisionError
+
+    def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+        return sqlite3.connect(
+            path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, factory=Faulty
+        )
+
+    return connect
