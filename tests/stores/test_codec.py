@@ -369,6 +369,15 @@ def test_a_float_is_finite_and_a_float(ratio: float) -> None:
         codec.encode(_Everything(hidden=1, ratio=ratio, inner=None, pair=("", Decimal(1))))
 
 
+def test_what_is_kept_of_an_intent_is_never_taken_for_another_one() -> None:
+    """Its text is kept for the next version of its record; more intents than are kept, each gone before the next."""
+    for number in range(3_000):
+        intent = Intent(key=f"k{number}", symbol="BTC/USDT", side="buy", quantity=1)
+        record = IntentRecord(intent=intent, quantity=intent.quantity, created_at_ms=1, updated_at_ms=1)
+        for version in range(2):
+            assert codec.decode(codec.encode(attrs.evolve(record, version=version))).intent.key == f"k{number}"
+
+
 def test_registration_refuses_what_could_not_be_read_back() -> None:
     """At import time, not at the first order; and a tag belongs to one class for ever."""
 

@@ -71,8 +71,7 @@ class _Converter:
 class _Field:
     name: str
     argument: str
-    is_required: bool
-    omit: object  # the empty default, or _NEVER
+    omit: object  # the empty default; _NEVER: the field is required
     converter: _Converter
 
 
@@ -172,7 +171,7 @@ def _plan(cls: type) -> _Plan:
     fields = tuple(_field(attribute, hints[attribute.name]) for attribute in attrs.fields(cls) if attribute.init)
     plan = _Plan(
         cls=cls,
-        required=frozenset(field.name for field in fields if field.is_required),
+        required=frozenset(field.name for field in fields if field.omit is _NEVER),
         values=_getter([field.name for field in fields]),
         omits=tuple(field.omit for field in fields),
         columns=tuple((f"{_quote(f.name)}:", f.converter.kind, f.converter.write, f.converter.encode) for f in fields),
@@ -195,7 +194,6 @@ def _field(attribute: attrs.Attribute[Any], type_: Any) -> _Field:
     return _Field(
         name=attribute.name,
         argument=attribute.alias or attribute.name,
-        is_required=not is_omitted,
         omit=default if is_omitted else _NEVER,
         converter=_converter(type_),
     )
