@@ -51,6 +51,7 @@ from execsafe.signals import (
     submit_signal,
 )
 from execsafe.stores import codec
+from execsafe.stores.memory import MemoryStore
 from execsafe.testing.clock import VirtualClock
 from execsafe.testing.loop import ProcessKilled, count_steps, run_simulated, virtual_backends
 from fakes import DROPPED, HANGS, LOST, PROFILE, REJECTED, FakeAdapter, FakeVenue, Fate, ScriptedStore
@@ -725,17 +726,144 @@ async def test_candidates_of_a_wave_at_once_never_open_more_than_its_target(worl
     assert wave.opened + wave.failed == len(attempts) <= 4
 
 
-async def test_a_candidate_in_doubt_counts_as_opened(world):
-    async def handle(work):
-        raise OutcomeUnknown("?")
+async def test_nobody_takes_the_place_of_a_candidate_in_doubt_until_the_doubt_is_settled(world):
+    """Refused in its place for good, the others would be missing once the doubt has come to nothing."""
+    ends = {"a": None}
 
-    wave = Wave(WavePlan(target=1, buffer=5), handle, clock=world.clock)
+    async def handle(work):
+        if work.signal.id == "a" and ends["a"] is None:
+            raise OutcomeUnknown("?")
+        return ends.get(work.signal.id) or Executed()
+
+    wave = Wave(WavePlan(target=1, buffer=5), handle, wait_s=1, clock=world.clock)
     await world.gate.run(world.payload(signal_id="a"), wave)
     second = await world.gate.run(world.payload(symbol="ETH/USDT", signal_id="b"), wave)
-    assert second.result.reason is DropReason.NOT_ATTEMPTED
-    assert (wave.opened, wave.failed) == (1, 0)
-    resumed = await world.gate.run(world.payload(signal_id="a"), wave)
-    assert resumed.why == "pending"  # it is looked at again although the wave is over
+    assert second.why == "pending"
+    assert (wave.opened, wave.failed, wave.under_way) == (0, 0, 1)
+    assert [outcome.why for outcome in await world.gate.resume(wave)] == ["pending", "pending"]
+    ends["a"] = Refused(reason=DropReason.NOTHING_FILLED)
+    results = [outcome.result for outcome in await world.gate.resume(wave)]
+    assert results == [ends["a"], Executed()]
+    assert (wave.opened, wave.failed, wave.under_way) == (1, 1, 0)
+
+
+@pytest.mark.row("S3-02")
+async def test_a_candidate_refused_for_now_keeps_its_place_and_is_tried_again(world):
+    """A book that cannot be read for a moment, a breaker that cools down: nobody said no."""
+    tries = []
+
+    async def handle(work):
+        tries.append(work.signal.id)
+        if world.clock.now_ms() < opens_ms:
+            raise TradingDenied("no book", reason="no_reading")
+        return Executed()
+
+    opens_ms = world.clock.now_ms() + 20_000
+    wave = Wave(WavePlan(target=1, buffer=0), handle, wait_s=30, clock=world.clock)
+    first = await world.gate.run(world.payload(signal_id="a"), wave)
+    assert first.why == "pending"
+    assert (wave.under_way, wave.failed) == (1, 0)
+    await world.gate.resume(wave)
+    await anyio.sleep(21)
+    (again,) = await world.gate.resume(wave)
+    assert again.result == Executed()
+    assert tries == ["a"] * 3
+
+
+@pytest.mark.row("S3-02")
+async def test_a_candidate_that_is_refused_for_now_again_and_again_gives_its_place_up(world):
+    async def handle(work):
+        if work.signal.id == "a":
+            raise TradingDenied("no book", reason="no_reading")
+        return Executed()
+
+    wave = Wave(WavePlan(target=1, buffer=0), handle, wait_s=5, clock=world.clock)
+    async with anyio.create_task_group() as tasks:
+        for name, of in (("a", "BTC/USDT"), ("b", "ETH/USDT")):
+            tasks.start_soon(world.gate.run, world.payload(symbol=of, signal_id=name), wave)
+            await anyio.sleep(0.1)
+    for _ in range(3):
+        await anyio.sleep(3)
+        await world.gate.resume(wave)
+    assert (await world.gate.find("b")).state is SignalState.EXECUTED
+    assert (await world.gate.find("a")).reason is DropReason.NOT_ATTEMPTED
+    assert (wave.opened, wave.failed, wave.under_way) == (1, 0, 0)
+
+
+@pytest.mark.guarantee(13)
+@pytest.mark.row("S3-02", "S3-05")
+async def test_g13_a_wave_goes_on_after_a_restart_with_what_was_done_by_then(world):
+    """Opened, spent and begun candidates count on; one that only waited is asked again whether it is needed."""
+    ends = {"a": Executed(), "b": Refused(reason=DropReason.REJECTED), "c": None, "d": Executed(), "e": Executed()}
+    handled = []
+
+    async def handle(work):
+        handled.append(work.signal.id)
+        if ends[work.signal.id] is None:
+            raise OutcomeUnknown("?")
+        return ends[work.signal.id]
+
+    def wave():
+        plan = WavePlan(target=2, buffer=1)
+        return Wave(plan, handle, wait_s=1, clock=world.clock, store=world.store, name="evening")
+
+    first = wave()
+    for name in "abcd":
+        await world.gate.run(world.payload(symbol=f"{name}/USDT", signal_id=name), first)
+    assert handled == ["a", "b", "c"]
+    successor = wave()
+    assert [outcome.why for outcome in await world.gate.resume(successor)] == ["pending", "pending"]
+    assert handled == ["a", "b", "c", "c"]
+    assert (successor.opened, successor.failed, successor.under_way) == (1, 1, 1)
+    ends["c"] = Executed()
+    c, d = await world.gate.resume(successor)
+    assert (c.result, d.result.reason) == (Executed(), DropReason.NOT_ATTEMPTED)
+    late = await world.gate.run(world.payload(symbol="e/USDT", signal_id="e"), wave())
+    assert late.result.reason is DropReason.NOT_ATTEMPTED
+    assert handled == ["a", "b", "c", "c", "c"]
+
+
+async def test_no_candidate_is_handed_out_before_it_is_written_down_that_it_was(world):
+    handled = []
+
+    async def handle(work):
+        handled.append(work.signal.id)
+        return Executed()
+
+    shut = MemoryStore()
+    wave = Wave(WavePlan(target=1), handle, clock=world.clock, store=shut, name="evening")
+    outcome = await world.gate.run(world.payload(signal_id="a"), wave)
+    assert outcome.why == "pending"
+    assert (handled, wave.under_way) == ([], 0)
+    await shut.open()
+    (outcome,) = await world.gate.resume(wave)
+    assert outcome.result == Executed()
+    await shut.aclose()
+
+
+async def test_two_processes_at_one_wave_open_no_more_than_its_target(world):
+    async def handle(work):
+        await anyio.sleep(0.1)
+        return Executed()
+
+    plan = WavePlan(target=2, buffer=1)
+    one, other = (Wave(plan, handle, wait_s=1, clock=world.clock, store=world.store, name="evening") for _ in range(2))
+    outcomes = []
+
+    async def run(name, wave):
+        outcomes.append(await world.gate.run(world.payload(symbol=f"{name}/USDT", signal_id=name), wave))
+
+    async with anyio.create_task_group() as tasks:
+        for number, name in enumerate("abcdef"):
+            tasks.start_soon(run, name, (one, other)[number % 2])
+    executed = [o for o in outcomes if isinstance(getattr(o, "result", None), Executed)]
+    assert len(executed) == 2
+
+
+@pytest.mark.parametrize("half", [{"name": "evening"}, {"store": MemoryStore()}])
+def test_a_wave_that_is_to_survive_needs_a_store_and_a_name(half):
+    with pytest.raises(InvalidInput, match="both"):
+        Wave(WavePlan(), Executed, **half)
 
 
 async def test_a_candidate_that_waits_too_long_is_put_off_or_too_old(world):

@@ -28,6 +28,7 @@ POLICY = DeskPolicy(
     gateway=execsafe.GatewayPolicy(request_timeout_s=1.0),
     signals=execsafe.SignalPolicy(symbols={f"{base}USDT": f"{base}/USDT:USDT" for base in BASES}),
 )
+_APART_S = 0.001
 QUICK: dict[str, Any] = {"read_lag_s": 0.2, "clock_skew_s": 0.1, "expiry_window_s": 0.8}
 """Windows of a venue for a test of some seconds."""
 
@@ -51,7 +52,7 @@ def payloads(at_ms: int) -> list[dict[str, Any]]:
     made = [_signal(f"good-{base}", base, at_ms) for base in BASES]
     made += [_signal(f"again-{base}", base, at_ms) for base in BASES[-4:]]  # the same content under another id
     made += [_signal(f"stale-{n}", BASES[n], at_ms - 400_000) for n in range(8)]
-    made += [_signal(f"future-{n}", BASES[n], at_ms + 60_000) for n in range(2)]
+    made += [_signal(f"future-{n}", BASES[n], at_ms + 3_600_000) for n in range(2)]
     made += [_signal(f"hold-{n}", BASES[n], at_ms, side="HOLD") for n in range(6)]
     made += [_signal(f"flat-{n}", BASES[n], at_ms, side="FLAT") for n in range(4)]
     made += [_signal(f"unlisted-{n}", f"X{n}", at_ms) for n in range(3)]
@@ -64,13 +65,17 @@ def _signal(signal_id: str, base: str, at_ms: int, side: str = "LONG") -> dict[s
     return {"signal_id": signal_id, "symbol": f"{base}USDT", "side": side, "timestamp": at_ms, "leverage": 5}
 
 
+def wave_of(desk: TradingDesk) -> signals.Wave:
+    """The wave of that desk; in its successor it is the same, with what was done by then."""
+    return signals.Wave(PLAN, desk.openings.handle, clock=desk.clock, store=desk.store, name="the 57")
+
+
 async def play(
     desk: TradingDesk, wave: list[dict[str, Any]], calm: Callable[[], object] | None = None
 ) -> dict[str, Any]:
-    """Give the desk all signals at once; return how each one ended, once nothing is unfinished."""
-    gate = desk.gate
+    """Give the desk all signals, best first; return how each one ended, once nothing is unfinished."""
+    gate, handler = desk.gate, desk.handler
     ends: dict[str, str] = {}
-    handler = desk.handler = signals.Wave(PLAN, desk.openings.handle, clock=desk.clock)
 
     async def one(payload: dict[str, Any]) -> None:
         outcome = await gate.run(payload, handler)
@@ -89,6 +94,7 @@ async def play(
             tasks.start_soon(_later, calm)
         for payload in wave:
             tasks.start_soon(one, payload)
+            await anyio.sleep(_APART_S)  # so many at once, and yet in their order: the first ones are the best ones
     await _quiet(desk)
     return {
         "ends": ends,

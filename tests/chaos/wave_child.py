@@ -21,7 +21,7 @@ from execsafe.bot.desk import TradingDesk
 from execsafe.ports import Batch, Lease
 from execsafe.stores.sqlite import SqliteStore
 from execsafe.testing.http.session import loopback_exchange, loopback_session
-from wave_world import BASES, POLICY, QUICK, payloads, play, symbol
+from wave_world import BASES, POLICY, QUICK, payloads, play, symbol, wave_of
 
 
 class DeadlyStore(SqliteStore):
@@ -57,6 +57,7 @@ async def main(plan: dict[str, Any]) -> None:
         symbols=[symbol(base) for base in BASES],
         listeners=[lambda event: told.append([event.type.value, event.subject, event.symbol])],
     )
+    desk.handler = wave_of(desk)
     try:
         async with desk.running():
             report = await play(desk, payloads(plan["at_ms"]))

@@ -83,6 +83,8 @@ class TradingDesk:
         self.symbols: tuple[str, ...] = tuple(symbols)
         self.clock: execsafe.Clock = clock if clock is not None else execsafe.SystemClock()
         self._instruments: dict[str, execsafe.Instrument] = {}
+        self._venue_answers = False
+        self._is_ready = False
         self.safety: execsafe.SafetyMonitor = execsafe.SafetyMonitor(
             store, clock=self.clock, policy=self.policy.safety, listeners=listeners
         )
@@ -176,6 +178,7 @@ class TradingDesk:
             harvester=self.harvester,
             instrument=self.instrument,
             policy=p,
+            clock=self.clock,
         )
         self.handler: signals.SignalHandler = self.openings.handle
         """Who goes on with signals that are unfinished; set it to a ``Wave`` that lets through what is needed only."""
@@ -219,7 +222,9 @@ class TradingDesk:
                 try:
                     if decides:
                         await self.reconciler.barrier()
-                        await _or_later(lambda: self.gate.resume(self.handler))
+                    self._is_ready = True
+                    if decides:
+                        await _or_later(self._resume_signals)
                     yield self
                 finally:
                     tasks.cancel_scope.cancel()
@@ -269,7 +274,7 @@ class TradingDesk:
             self._instruments[symbol] = await self.adapter.prepare(symbol)
         await self.book.open()
         await self.safety.open(self.registry)
-        await self.safety.self_check(self.reader)
+        self._venue_answers = await self.safety.self_check(self.reader)
         await self.harvester.open()
 
     def _protected(self) -> tuple[Callable[[], Awaitable[object]], ...]:
@@ -290,7 +295,13 @@ class TradingDesk:
     async def _settle_often(self) -> None:
         while True:
             await anyio.sleep(self.policy.settle_s)
-            for step in (self._recover_orders, self.hedger.recover, self.opener.recover, self._resume_signals):
+            for step in (
+                self._ask_again,
+                self._recover_orders,
+                self.hedger.recover,
+                self.opener.recover,
+                self._resume_signals,
+            ):
                 await _or_later(step)
 
     async def _sweep_often(self) -> None:
@@ -322,7 +333,13 @@ class TradingDesk:
         await self.gateway.recover(self.policy.account)
 
     async def _resume_signals(self) -> None:
-        await self.gate.resume(self.handler)
+        if self._is_ready:  # before the barrier none of their entries would pass
+            await self.gate.resume(self.handler)
+
+    async def _ask_again(self) -> None:
+        """A venue that could not be asked at the start is asked until it answers: only that ends the restriction."""
+        if not self._venue_answers:
+            self._venue_answers = await self.safety.self_check(self.reader)
 
     # --- decisions -------------------------------------------------------------------------------
 

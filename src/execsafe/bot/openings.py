@@ -30,6 +30,7 @@ class Openings:
         harvester: Harvester,
         instrument: Callable[[str], execsafe.Instrument],
         policy: DeskPolicy,
+        clock: execsafe.Clock,
     ) -> None:
         self._gate = gate
         self._opener = opener
@@ -38,6 +39,7 @@ class Openings:
         self._harvester = harvester
         self._instrument = instrument
         self._policy = policy
+        self._clock = clock
         self._levels = execsafe.AdaptiveLevels()
         self._sizer = execsafe.PositionSizer()
         self._under_way: Counter[str] = Counter()  # symbols that handlers are at just now
@@ -60,8 +62,12 @@ class Openings:
     async def handle(self, work: SignalWork) -> SignalResult:
         """Open one position. Called again for the same signal after a crash: what was decided then stands."""
         opening = await self._opener.find(work.key, account=self._policy.account)
+        if opening is not None and opening.state is protection.OpeningState.NOT_SENT:
+            opening = None  # nothing came of it yet: size and price are decided anew
         symbol = work.signal.symbol
         if opening is None:
+            if work.is_late(self._clock.now_ms()):
+                return signals.Refused(reason=execsafe.DropReason.STALE, note="too old before anything was sent")
             await self._book.catch_up()
             if not self._has_room(symbol):
                 note = f"{self._policy.positions_max} positions are open or opening"
@@ -140,8 +146,12 @@ class Openings:
                 levels = self._levels_of(work.signal, position.side)
                 await self._harvester.follow(position, levels, self._instrument(position.symbol))
                 return signals.Executed(note=position.position_id)
+            case protection.RolledBack(opening=opening) if opening.state is protection.OpeningState.ACTIVE:
+                return signals.Executed(note="closed since")
             case protection.RolledBack(reason=reason):
-                return signals.Executed(note=f"rolled back: {reason}")
+                return signals.Refused(reason=execsafe.DropReason.ROLLED_BACK, note=reason)
+            case protection.EntryFailed(reason=reason, is_for_now=True):
+                return signals.Pending(note=reason, attempted=False)
             case protection.EntryFailed(reason=reason, error=error):
                 return signals.Refused(reason=_reason(error), note=reason)
             case protection.EntryUnknown(reason=reason):
@@ -150,7 +160,8 @@ class Openings:
 
 def _reason(error: BaseException | None) -> execsafe.DropReason:
     if isinstance(error, execsafe.TradingDenied):
-        return execsafe.DropReason.DENIED
+        is_stale = error.context.get("reason") == execsafe.DenyReason.STALE
+        return execsafe.DropReason.STALE if is_stale else execsafe.DropReason.DENIED
     if isinstance(error, execsafe.InvalidInput):
         return execsafe.DropReason.INVALID_ORDER
     return execsafe.DropReason.NOTHING_FILLED

@@ -147,7 +147,43 @@ class WaveStep(enum.StrEnum):
 
 
 def wave_step(plan: WavePlan, *, opened: int, failed: int, under_way: int) -> WaveStep:
-    """Decide from the counts. One in doubt counts as opened: it may own something."""
-    if opened >= plan.target or opened + failed + under_way >= plan.candidates_max:
+    """Decide from the counts. One in doubt is under way: it may own something, and may still come to nothing."""
+    if opened >= plan.target or opened + failed >= plan.candidates_max:
         return WaveStep.STOP
-    return WaveStep.WAIT if opened + under_way >= plan.target else WaveStep.ATTEMPT
+    # One under way may still turn out to have been no attempt: only what has ended is spent.
+    is_enough = opened + under_way >= plan.target or opened + failed + under_way >= plan.candidates_max
+    return WaveStep.WAIT if is_enough else WaveStep.ATTEMPT
+
+
+@attrs.frozen(kw_only=True)
+class WaveProgress:
+    """Which candidates of a wave were begun, by key, and what became of them. A value: each step gives a new one."""
+
+    under_way: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    def knows(self, key: str) -> bool:
+        """Whether that candidate was begun."""
+        return key in self.under_way or key in self.opened or key in self.failed
+
+    def begin(self, key: str) -> WaveProgress:
+        """That candidate is under way."""
+        known = self.forget(key)
+        return attrs.evolve(known, under_way=(*known.under_way, key))
+
+    def end(self, key: str, *, opened: bool) -> WaveProgress:
+        """That candidate came to something, or to nothing. Said again, the last word counts."""
+        known = self.forget(key)
+        if opened:
+            return attrs.evolve(known, opened=(*known.opened, key))
+        return attrs.evolve(known, failed=(*known.failed, key))
+
+    def forget(self, key: str) -> WaveProgress:
+        """That candidate was not attempted after all."""
+        lists = ("under_way", "opened", "failed")
+        return WaveProgress(**{name: tuple(k for k in getattr(self, name) if k != key) for name in lists})
+
+    def step(self, plan: WavePlan) -> WaveStep:
+        """What to do with the next candidate."""
+        return wave_step(plan, opened=len(self.opened), failed=len(self.failed), under_way=len(self.under_way))

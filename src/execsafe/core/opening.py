@@ -27,20 +27,22 @@ class OpeningState(enum.StrEnum):
     ACTIVE = "active"  # filled, and covered by a verified stop
     ROLLED_BACK = "rolled_back"  # filled, could not be covered or kept, and closed again: verified flat
     FAILED = "failed"  # nothing filled, and nothing can
+    NOT_SENT = "not_sent"  # refused for now, or interrupted, before anything was journalled: it may begin again
     UNPROTECTED_UNKNOWN = "unprotected_unknown"  # what is held or what covers it is not known: watched, alarmed
 
 
 _S = OpeningState
-_ENDS: Final = frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.FAILED})
+_ENDS: Final = frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.FAILED, _S.NOT_SENT})
 
 OPENING_TRANSITIONS: Final[Mapping[OpeningState, frozenset[OpeningState]]] = {
-    _S.PENDING_ENTRY: frozenset({_S.ENTRY_PLACED, _S.FAILED, _S.UNPROTECTED_UNKNOWN}),
+    _S.PENDING_ENTRY: frozenset({_S.ENTRY_PLACED, _S.FAILED, _S.NOT_SENT, _S.UNPROTECTED_UNKNOWN}),
     _S.ENTRY_PLACED: frozenset({_S.PENDING_SL, _S.FAILED, _S.UNPROTECTED_UNKNOWN}),
     _S.PENDING_SL: frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.UNPROTECTED_UNKNOWN}),
-    _S.UNPROTECTED_UNKNOWN: _ENDS | {_S.ENTRY_PLACED, _S.PENDING_SL},
+    _S.UNPROTECTED_UNKNOWN: _ENDS - {_S.NOT_SENT} | {_S.ENTRY_PLACED, _S.PENDING_SL},
     _S.ACTIVE: frozenset(),
     _S.ROLLED_BACK: frozenset(),
     _S.FAILED: frozenset(),
+    _S.NOT_SENT: frozenset({_S.PENDING_ENTRY, _S.FAILED}),
 }
 """Which state may follow which. What a position does after ACTIVE is the protection's to know."""
 
@@ -154,7 +156,7 @@ class Opening:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do for it."""
+        """Whether nothing is left to do for it. One that was not sent begins again only if it is asked for again."""
         return self.state in _ENDS
 
 

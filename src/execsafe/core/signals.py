@@ -257,6 +257,7 @@ class DropReason(enum.StrEnum):
     REJECTED = "rejected"  # by the venue
     NOT_PLACED = "not_placed"  # proven, all attempts spent
     NOTHING_FILLED = "nothing_filled"
+    ROLLED_BACK = "rolled_back"  # it filled, could not be protected, and is flat again
     NOT_ATTEMPTED = "not_attempted"  # the wave reached its target: not a failure
 
 

@@ -20,6 +20,7 @@ from execsafe.core.opening import (
     is_kept,
 )
 from execsafe.core.protection.record import Protection, StopRule
+from execsafe.core.safety import is_for_now
 from execsafe.errors import (
     AlreadyInFlight,
     ExecsafeError,
@@ -72,6 +73,11 @@ class EntryFailed:
     opening: Opening
     reason: str
     error: BaseException | None = attrs.field(default=None, eq=False, repr=False)
+
+    @property
+    def is_for_now(self) -> bool:
+        """Whether it was refused for now only, or interrupted: nothing was sent, and its key may be opened again."""
+        return self.opening.state is OpeningState.NOT_SENT
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +132,9 @@ class PositionOpener:
     async def open(self, plan: EntryPlan) -> OpenOutcome:
         """Open a position with its stop. The same plan again goes on, or returns what it came to.
 
+        One of which nothing was sent (:attr:`EntryFailed.is_for_now`) begins again, also with other numbers: what it
+        was to be is decided anew.
+
         Raises:
             TradingDenied: the symbol has a position, or another opening is at it. Nothing was sent.
             IntentConflict: the key belongs to another plan. Nothing was sent.
@@ -136,8 +145,8 @@ class PositionOpener:
         name = _name(plan)
         async with _Busy(self._busy, name):
             known = self._shelf.records.get(name) or await self._shelf.reload(name)
-            if known is None:
-                known = await self._begin(plan, name)
+            if known is None or known.state is _S.NOT_SENT:
+                known = await self._begin(plan, name, known)
             if known.plan != plan:
                 raise IntentConflict(f"key {plan.key!r} belongs to another plan; use a new key", intent_key=plan.key)
             return await self._drive(name, known)
@@ -145,7 +154,7 @@ class PositionOpener:
     async def recover(self) -> tuple[OpenOutcome, ...]:
         """Go on with every opening that is not over. Before the manager's ``recover()``: it asks for their stops.
 
-        An entry that was never journalled is not sent any more.
+        An entry that was never journalled is not sent by it; its key may be opened again.
 
         Raises:
             ExecsafeError: at least one could not be brought to an end now (all others were).
@@ -200,7 +209,7 @@ class PositionOpener:
 
     # --- the beginning ---------------------------------------------------------------------------
 
-    async def _begin(self, plan: EntryPlan, name: str) -> Opening:
+    async def _begin(self, plan: EntryPlan, name: str, before: Opening | None) -> Opening:
         await self._book.catch_up()
         if self._book.position(plan.account, plan.symbol) is not None:
             raise TradingDenied(
@@ -208,9 +217,10 @@ class PositionOpener:
             )
         now_ms = self.clock.now_ms()
         opening = Opening(plan=plan, created_at_ms=now_ms, updated_at_ms=now_ms)
+        events = [self._event(EventType.ENTRY_STARTED, opening)] if before is None else []  # one key is one entry
         try:
             claim = await self._claim(plan, name, active=True)
-            await self._shelf.save(name, opening, [self._event(EventType.ENTRY_STARTED, opening)], also=[claim])
+            await self._shelf.save(name, opening, events, also=[claim])
         except VersionConflict as error:  # somebody was first, here or elsewhere
             raise self._taken(plan) from error
         return opening
@@ -241,12 +251,11 @@ class PositionOpener:
             return await self._recorded(opening)
         record = await self._registry.find(opening.plan.key, account=opening.plan.account, leg=ENTRY_LEG)
         if record is None:
-            adapter, tries = self.gateway.adapter, self.policy.setting_tries
-            why = "interrupted before anything was sent"
-            if not resumed:
-                why = await confirm_settings(adapter, opening.plan, tries=tries)
-            if why:
-                return await self._fail(name, opening, why)
+            if resumed:
+                return await self._fail(name, opening, "interrupted before anything was sent", for_now=True)
+            lack = await confirm_settings(self.gateway.adapter, opening.plan, tries=self.policy.setting_tries)
+            if lack is not None:
+                return await self._fail(name, opening, lack.why, for_now=not lack.is_refused)
             if opening.plan.leverage is not None:
                 self._shelf.tell([self._event(EventType.LEVERAGE_CONFIRMED, opening)])
         end = await self._enter(name, opening)
@@ -265,7 +274,9 @@ class PositionOpener:
         except StoreError:
             raise
         except ExecsafeError as error:  # nothing was sent
-            return await self._fail(name, opening, f"{type(error).__name__}: {error}", error)
+            return await self._fail(
+                name, opening, f"{type(error).__name__}: {error}", error, for_now=await self._is_for_now(opening, error)
+            )
         match outcome:
             case Rejected(error=facts, cause=cause):
                 return await self._fail(name, opening, f"rejected: {facts.kind}", cause)
@@ -275,6 +286,12 @@ class PositionOpener:
                 return await self._unknown(name, opening, "the entry is in doubt")
             case Accepted():
                 return None
+
+    async def _is_for_now(self, opening: Opening, error: ExecsafeError) -> bool:
+        plan = opening.plan
+        if not is_for_now(error) or opening.state is not _S.PENDING_ENTRY:
+            return False
+        return await self._registry.find(plan.key, account=plan.account, leg=ENTRY_LEG) is None
 
     async def _follow(self, name: str, opening: Opening) -> OpenOutcome:
         """Cover what fills as it fills, until the entry has ended."""
@@ -347,9 +364,11 @@ class PositionOpener:
 
     # --- ends ------------------------------------------------------------------------------------
 
-    async def _fail(self, name: str, opening: Opening, reason: str, error: BaseException | None = None) -> OpenOutcome:
+    async def _fail(
+        self, name: str, opening: Opening, reason: str, error: BaseException | None = None, *, for_now: bool = False
+    ) -> OpenOutcome:
         note = shorten(reason, 300)
-        done = become(opening, _S.FAILED, now_ms=self.clock.now_ms(), note=note)
+        done = become(opening, _S.NOT_SENT if for_now else _S.FAILED, now_ms=self.clock.now_ms(), note=note)
         await self._save(name, done, self._event(EventType.ENTRY_FAILED, done))
         return EntryFailed(opening=done, reason=note, error=error)
 
@@ -366,7 +385,7 @@ class PositionOpener:
 
     async def _recorded(self, opening: Opening) -> OpenOutcome:
         """What an opening that is over came to."""
-        if opening.state is _S.FAILED:
+        if opening.state in {_S.FAILED, _S.NOT_SENT}:
             return EntryFailed(opening=opening, reason=opening.note)
         position = await self._position(opening)
         protection = None if position is None else self.manager.protection(position.position_id)

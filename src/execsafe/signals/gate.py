@@ -13,6 +13,7 @@ from execsafe.clock import SystemClock
 from execsafe.core.funnel import Funnel, Stage
 from execsafe.core.payloads import read_signal
 from execsafe.core.redaction import redact
+from execsafe.core.safety import is_for_now
 from execsafe.core.signals import (
     Accept,
     DeadLetter,
@@ -27,12 +28,10 @@ from execsafe.errors import (
     AlreadyInFlight,
     InvalidOrder,
     LeaseHeld,
-    OutcomeUnknown,
     StaleFencingToken,
     StoreError,
     TradingDenied,
     UnsupportedByVenue,
-    VenueUnavailable,
 )
 from execsafe.locks import DedupLock, OnBusy
 from execsafe.model.event import Event, EventType
@@ -41,6 +40,7 @@ from execsafe.model.values import check_count, check_seconds, shorten, text_vali
 from execsafe.ports import Clock, Listener, Store
 from execsafe.signals.records import SignalRecord, SignalRecords, SignalState
 from execsafe.signals.work import (
+    NOT_NOW,
     DeadLettered,
     Dropped,
     Executed,
@@ -366,7 +366,6 @@ class SignalGate:
 _STAGES: Final = tuple(Stage)
 _COUNTED_MAX: Final = 10_000
 _REMEMBERED: Final = frozenset({DropReason.DRAIN, DropReason.IN_FLIGHT, DropReason.TOO_SOON})
-_NOT_NOW: Final = (AlreadyInFlight, OutcomeUnknown, StoreError, VenueUnavailable, LeaseHeld, StaleFencingToken)
 
 
 async def _result(work: SignalWork, handler: SignalHandler, budget_s: float) -> SignalResult | str:
@@ -377,11 +376,13 @@ async def _result(work: SignalWork, handler: SignalHandler, budget_s: float) -> 
             return result if isinstance(result, _RESULTS) else f"it returned {type(result).__name__}"
         return f"no end within {budget_s:g} s"
     except TradingDenied as error:
+        if is_for_now(error):
+            return Pending(note=_brief(error), attempted=False)
         is_stale = error.context.get("reason") == "stale"
         return Refused(reason=DropReason.STALE if is_stale else DropReason.DENIED, note=_brief(error))
     except (InvalidOrder, UnsupportedByVenue) as error:
         return Refused(reason=DropReason.INVALID_ORDER, note=_brief(error))
-    except _NOT_NOW as error:
+    except NOT_NOW as error:
         return Pending(note=type(error).__name__)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises
         _log.error("the handler failed on signal %s: %s", shorten(work.signal.id, 200), _brief(error))

@@ -9,7 +9,15 @@ import attrs
 
 from execsafe.core.funnel import Stage
 from execsafe.core.signals import DropReason, is_late
-from execsafe.errors import InvalidInput
+from execsafe.errors import (
+    AlreadyInFlight,
+    InvalidInput,
+    LeaseHeld,
+    OutcomeUnknown,
+    StaleFencingToken,
+    StoreError,
+    VenueUnavailable,
+)
 from execsafe.gateway import Accepted, NeverPlaced, OrderGateway, Rejected, SubmitOutcome
 from execsafe.model.intent import Intent, IntentState
 from execsafe.model.order import Side
@@ -99,7 +107,12 @@ SignalResult: TypeAlias = Executed | Refused | Pending
 SignalHandler: TypeAlias = Callable[[SignalWork], Awaitable[SignalResult]]
 """Executes one signal. It may be cancelled, and called again for the same signal after a crash."""
 
-_ATTEMPTED: Final = frozenset({DropReason.REJECTED, DropReason.NOT_PLACED, DropReason.NOTHING_FILLED})
+NOT_NOW: Final = (AlreadyInFlight, OutcomeUnknown, StoreError, VenueUnavailable, LeaseHeld, StaleFencingToken)
+"""Errors after which a signal comes again: something is in doubt, or could not be asked."""
+
+_ATTEMPTED: Final = frozenset(
+    {DropReason.REJECTED, DropReason.NOT_PLACED, DropReason.NOTHING_FILLED, DropReason.ROLLED_BACK}
+)
 
 
 def stage_of(refused: Refused) -> Stage:

@@ -32,6 +32,7 @@ from execsafe.core.safety.tables import (
     SafetyPolicy,
     TradingState,
     TripReason,
+    is_for_now,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "add_cause",
     "admit",
     "is_auth",
+    "is_for_now",
     "matters",
     "narrate",
     "observed",

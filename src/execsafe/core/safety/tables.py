@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from execsafe.errors import InvalidInput
+from execsafe.errors import InvalidInput, TradingDenied, VenueUnavailable
 from execsafe.model.event import EventType
 from execsafe.model.values import check_count, check_seconds, shorten
 
@@ -59,6 +59,38 @@ class DenyReason(enum.StrEnum):
     RECONCILIATION_STALE = "reconciliation_stale"
     DIFFERENCE = "difference"  # venue and book differ
     LOST_ORDER = "lost_order"  # an order with our marker that no journal knows
+
+    @property
+    def is_for_now(self) -> bool:
+        """Whether it says "not now" and not "no": it ends by itself, and the same entry may be tried again while fresh.
+
+        What could not be read is for now; what was read, and was against the entry, is for good.
+        """
+        return self in _FOR_NOW
+
+
+_FOR_NOW: Final = frozenset(
+    {
+        DenyReason.REDUCE_ONLY,
+        DenyReason.PROBING,
+        DenyReason.STATE_UNKNOWN,
+        DenyReason.RATE_LIMIT,
+        DenyReason.FEED_STALE,
+        DenyReason.NO_READING,
+        DenyReason.HEALTH,
+        DenyReason.CHECK_FAILED,
+        DenyReason.NOT_RECONCILED,
+        DenyReason.RECONCILIATION_STALE,
+    }
+)
+
+
+def is_for_now(error: BaseException | None) -> bool:
+    """Whether an entry was refused for now only: nothing was sent, and a little later it may pass."""
+    if isinstance(error, TradingDenied):
+        reason = error.context.get("reason")
+        return reason in set(DenyReason) and DenyReason(reason).is_for_now
+    return isinstance(error, VenueUnavailable)
 
 
 class TripReason(enum.StrEnum):
