@@ -454,7 +454,7 @@ async def test_g17_a_stale_entry_is_refused_on_receipt_and_leaves_no_trace(world
     assert caught.value.context["reason"] == "stale"
     assert world.adapter.sent == []
     assert await world.record() is None
-    exits = intent("exit", fresh_until_ms=0, reduce_only=True)
+    exits = intent("exit", fresh_until_ms=0, side="sell", reduce_only=True)
     assert isinstance(await world.gateway.submit(exits), Accepted)
 
 
@@ -509,7 +509,7 @@ async def test_g12_an_entry_that_a_check_refuses_cannot_answer_or_leaves_open_is
         await gateway.submit(intent())
     assert caught.value.context["reason"] == reason
     assert (adapter.sent, await registry.find("k")) == ([], None)
-    assert isinstance(await gateway.submit(intent("exit", reduce_only=True)), Accepted)
+    assert isinstance(await gateway.submit(intent("exit", side="sell", reduce_only=True)), Accepted)
     assert isinstance(await gateway.submit(intent()), Accepted)
     assert guard.asked == [("k", "BTC/USDT")] * 2, "exits are never asked about"
 
@@ -1138,7 +1138,7 @@ async def test_g12_on_spot_nothing_goes_out_without_a_journal(world):
     """No venue stops a second sale there: what the next process does not know of, it would sell again."""
     world.store.is_down = True
     with pytest.raises(StoreUnavailable):
-        await world.gateway.submit(intent(reduce_only=True))
+        await world.gateway.submit(intent(side="sell", reduce_only=True))
     assert world.adapter.sent == []
 
 

@@ -302,7 +302,7 @@ async def test_no_entry_at_a_leverage_that_the_venue_did_not_confirm(world, erro
         await anyio.sleep(3_600)
         await gateway.submit(intent("c"))
         assert len(world.adapter.leverages) == 2
-    assert await world.reason(gateway, intent("exit", reduce_only=True)) is None
+    assert await world.reason(gateway, intent("exit", side="sell", reduce_only=True)) is None
 
 
 @pytest.mark.row("S2-27")
@@ -324,7 +324,7 @@ async def test_entries_are_gated_when_the_feed_is_stale(world):
     world.adapter.fails = ConnectionError("down")
     await anyio.sleep(6)
     assert await world.reason(gateway, intent("stale")) == "feed_stale"
-    assert await world.reason(gateway, intent("exit", reduce_only=True)) is None
+    assert await world.reason(gateway, intent("exit", side="sell", reduce_only=True)) is None
 
 
 @pytest.mark.row("S3-38", "S3-17", "D-17")
@@ -337,4 +337,4 @@ async def test_entries_are_gated_while_a_component_is_not_healthy_or_never_repor
     await anyio.sleep(10)
     assert await world.reason(gateway, intent("silent")) == "health"
     assert world.events[-1].details.thaw()["numbers"] == {"feed": "degraded"}
-    assert await world.reason(gateway, intent("exit", reduce_only=True)) is None
+    assert await world.reason(gateway, intent("exit", side="sell", reduce_only=True)) is None

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from execsafe.core.approval import approve, check_fresh
+from execsafe.core.approval import approve, check_fresh, check_reduces
 from execsafe.errors import InvalidOrder, TradingDenied
 from execsafe.model.instrument import Instrument
-from execsafe.model.intent import Intent
+from execsafe.model.intent import Attempt, Intent, IntentRecord
 from execsafe.model.order import Side
 
 INSTRUMENT = Instrument(
@@ -128,3 +128,30 @@ def test_g17_an_entry_is_refused_from_the_millisecond_after_its_freshness(until,
 def test_g17_an_exit_is_never_refused_for_age():
     check_fresh(intent(fresh_until_ms=0, reduce_only=True), now_ms=10**15)
     check_fresh(intent(fresh_until_ms=None), now_ms=10**15)
+
+
+# --- Exits that are none ------------------------------------------------------------------------------------
+
+
+def sold(quantity, **changes):
+    facts = {"key": "sale", "symbol": "BTC/USDT", "side": "sell", "quantity": 2, **changes}
+    of = Intent(**facts)
+    attempt = Attempt(number=1, client_order_id="c", quantity=of.quantity, filled_quantity=Decimal(quantity))
+    return IntentRecord(intent=of, quantity=of.quantity, attempts=(attempt,))
+
+
+@pytest.mark.guarantee(12)
+def test_g12_a_spot_purchase_is_an_exit_only_as_far_as_it_buys_back_what_was_sold():
+    """No venue holds it to anything: what merely calls itself reduce-only would pass every check made for entries."""
+    back = Intent(key="k", symbol="BTC/USDT", side="buy", quantity=1, reduce_only=True)
+    for undoes in ((), (sold("0.9"),), (sold(1, symbol="ETH/USDT"),), (sold(1, account="b"),), (sold(1, side="buy"),)):
+        with pytest.raises(InvalidOrder, match="reduces nothing"):
+            check_reduces(back, undoes)
+    check_reduces(back, [sold("0.4"), sold("0.6")])
+
+
+@pytest.mark.parametrize("changes", [{"side": "sell"}, {"symbol": "BTC/USDT:USDT"}, {"reduce_only": False}])
+def test_what_the_venue_or_the_balance_bounds_is_not_asked(changes):
+    check_reduces(
+        Intent(**{"key": "k", "symbol": "BTC/USDT", "side": "buy", "quantity": 1, "reduce_only": True, **changes}), ()
+    )

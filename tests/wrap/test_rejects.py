@@ -8,7 +8,7 @@ import re
 import ccxt
 import pytest
 
-from execsafe.errors import OutcomeUnknown, VenueUnavailable
+from execsafe.errors import InvalidOrder, OutcomeUnknown, VenueUnavailable
 from execsafe.model.event import EventType
 from execsafe.model.intent import IntentState
 from execsafe.model.outcome import Operation
@@ -164,3 +164,13 @@ async def test_a_reject_that_arrives_after_the_time_out_is_an_unknown_proven_abs
         rig.assert_truthful(await buy(guarded))
         assert rig.orders_sent() == 2
         assert [entry.reason for entry in rig.ledger.rejected()] == ["insufficient_funds"]
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_a_spot_purchase_that_calls_itself_reduce_only_is_refused():
+    """It would go out as a plain purchase: the venue knows no such thing on spot."""
+    async with a_rig("binance") as rig:
+        guarded = await rig.guard()
+        with pytest.raises(InvalidOrder, match="reduces nothing"):
+            await guarded.create_order(rig.symbol, "market", "buy", 0.01, None, {"reduceOnly": True})
+        assert rig.orders_sent() == 0

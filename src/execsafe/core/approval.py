@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final
 
@@ -9,10 +10,10 @@ import attrs
 
 from execsafe.errors import InvalidOrder, TradingDenied
 from execsafe.model.instrument import Instrument
-from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent
+from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent, IntentRecord
 from execsafe.model.order import Side
 from execsafe.model.trusted import trusted
-from execsafe.model.values import plain, to_positive
+from execsafe.model.values import plain, to_positive, total
 
 _ATTACHED: Final = frozenset({"stopLoss", "takeProfit"})
 
@@ -52,6 +53,23 @@ def approve(intent: Intent, instrument: Instrument, *, now_ms: int) -> Approved:
         floor = instrument.safe_limit_price(intent.trigger_price, Side.BUY)
         _check_price(intent, instrument, floor, intent.trigger_price)
     return _new_approved(intent=intent, quantity=quantity, limit_price=price)
+
+
+def check_reduces(intent: Intent, undoes: Iterable[IntentRecord]) -> None:
+    """Refuse an exit that nothing would hold to being one: a spot buy, unless it undoes what *undoes* have sold.
+
+    On spot no venue knows reduce-only. A sale is bounded by what is owned; a purchase that merely calls itself an exit
+    would pass every check that entries are held to.
+
+    Raises:
+        InvalidOrder: less was sold than is to be bought back.
+    """
+    if not intent.reduce_only or intent.side is not Side.BUY or ":" in intent.symbol:
+        return
+    place = (intent.account, intent.symbol, Side.SELL)
+    sold = [r.filled_quantity for r in undoes if (r.intent.account, r.intent.symbol, r.intent.side) == place]
+    if total(sold) < intent.quantity:
+        raise _deny(intent, "a spot purchase reduces nothing; leave reduce_only out, or name the sales that it undoes")
 
 
 def is_stale(intent: Intent, *, now_ms: int) -> bool:

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 import anyio
@@ -15,7 +15,7 @@ import attrs
 from execsafe._calls import within
 from execsafe._redacting import redact_chain
 from execsafe.core import transitions
-from execsafe.core.approval import Approved, approve
+from execsafe.core.approval import Approved, approve, check_reduces
 from execsafe.errors import (
     AlreadyInFlight,
     ExecsafeError,
@@ -111,12 +111,14 @@ class OrderGateway:
             adapter, self.resolver, clock=self._clock, timeout_s=self.policy.request_timeout_s
         )
 
-    async def submit(self, intent: Intent, *, join: bool = False) -> SubmitOutcome:
+    async def submit(self, intent: Intent, *, join: bool = False, undoes: Iterable[IntentRecord] = ()) -> SubmitOutcome:
         """Make *intent* happen once.
 
         A key that is already recorded is never sent again: its recorded outcome is returned, or its doubt is looked
         into again. While the same key is being worked on, a second caller is told at once, or waits and shares the
         result with *join*.
+
+        A spot purchase may be ``reduce_only`` as far as it buys back what the orders of *undoes* have sold.
 
         Raises:
             InvalidInput: malformed, against a limit, or not understood by the venue. Nothing was sent.
@@ -134,7 +136,7 @@ class OrderGateway:
             shared = await self._recorded(intent) if has_waited else None
             if shared is not None and shared.state is IntentState.UNRESOLVED:
                 return outcome_of(shared)  # the call that was joined has looked long enough
-            return await self._submit_claimed(intent, join=join)
+            return await self._submit_claimed(intent, join=join, undoes=undoes)
         finally:
             self._locks.release(claim)
 
@@ -271,11 +273,12 @@ class OrderGateway:
             await self._locks.wait_free(intent.identity)
             has_waited = True
 
-    async def _submit_claimed(self, intent: Intent, *, join: bool) -> SubmitOutcome:
+    async def _submit_claimed(self, intent: Intent, *, join: bool, undoes: Iterable[IntentRecord]) -> SubmitOutcome:
         if (known := await self.registry.at_hand(intent)) is not None:
             return await self._revisit(self._checked_home(known), join=join)
         try:
             approved = await self._approve(intent)
+            check_reduces(intent, undoes)
             await self._checks.ask(intent)
         except Exception:
             # A recorded intent has its recorded outcome, whatever has become of markets or limits since.

@@ -105,7 +105,7 @@ class Bench:
         if is_exit:
             self.closes_tried, self.tried_at_ms = self.closes_tried + 1, now_ms
         try:
-            self._note(await self.gateway.submit(intent, join=True))
+            self._note(await self.gateway.submit(intent, join=True, undoes=self.opening))
         except StoreError:
             raise
         except OutcomeUnknown:
