@@ -27,7 +27,7 @@ from execsafe.ghosts import LookPolicy
 from execsafe.intents import IntentRegistry, lease_name
 from execsafe.locks import DedupLock
 from execsafe.model.event import EventType
-from execsafe.model.intent import AttemptState, Intent, IntentState
+from execsafe.model.intent import Amendment, AttemptState, Intent, IntentState
 from execsafe.model.order import OrderReport, OrderStatus
 from execsafe.model.venue import Dedup, Expiry
 from execsafe.ports import LeaseRequest
@@ -980,6 +980,98 @@ async def test_a_replacement_beyond_a_limit_is_refused_and_the_order_stays(world
     with pytest.raises(InvalidOrder):
         await world.gateway.replace("k", quantity="0.001")
     assert world.orders[0].status is OrderStatus.OPEN
+    assert world.adapter.canceled == []
+
+
+class NoMoreThan:
+    """Refuses intents of more than *most*, and remembers what it was asked."""
+
+    def __init__(self, most) -> None:
+        self.most = Decimal(most)
+        self.asked = []
+
+    async def check(self, asked, instrument) -> None:
+        self.asked.append((asked.quantity, asked.limit_price))
+        if asked.quantity > self.most:
+            raise TradingDenied("too much", reason="too_much")
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_a_check_judges_what_a_replacement_would_send_before_the_order_is_touched(world):
+    """The rest at its new price; refused, the order rests as it was, and no wish is left behind."""
+    check = NoMoreThan("1.5")
+    adapter, registry, gateway = world.process("p2", checks=[check])
+    await gateway.submit(intent())
+    await anyio.sleep(10)
+    world.orders[0].fill("0.4")
+    with pytest.raises(TradingDenied):
+        await gateway.replace("k", quantity=2, limit_price=99)
+    assert check.asked[-1] == (Decimal("1.6"), Decimal(99))
+    assert (adapter.canceled, (await registry.find("k")).change) == ([], None)
+    await gateway.replace("k", quantity="1.9", limit_price=99)
+    assert set(check.asked[2:]) == {(Decimal("1.5"), Decimal(99))}, "asked at the door, and again before it is sent"
+    assert len(check.asked) == 4
+    await world.check(quantity="1.9")
+
+
+@pytest.mark.guarantee(12)
+async def test_g12_a_check_that_refuses_only_when_the_old_order_has_ended_leaves_what_filled(world):
+    """Halted between the wish and the new order: that one is not sent."""
+    guard = Guard(None, None, TradingDenied("halted meanwhile"))
+    adapter, _, gateway = world.process("p2", checks=[guard])
+    await gateway.submit(intent())
+    await anyio.sleep(10)
+    world.orders[0].fill("0.4")
+    outcome = await gateway.replace("k", quantity=2)
+    assert (outcome.record.state, outcome.record.filled_quantity) == (IntentState.CANCELED, Decimal("0.4"))
+    assert len(adapter.sent) == 1
+
+
+async def test_a_replacement_is_held_against_the_limits_by_its_rest_and_not_by_its_total(world):
+    """By the fills that a look finds, though nobody had told of them."""
+    await rests(world)
+    world.orders[0].fill("0.995")
+    with pytest.raises(InvalidOrder, match="is below one step"):
+        await world.gateway.replace("k", limit_price=99)
+    assert world.orders[0].status is OrderStatus.OPEN
+    assert (await world.record()).change is None
+
+
+@pytest.mark.guarantee(17)
+async def test_g17_a_replacement_is_as_fresh_as_its_own_decision(world):
+    """The order's own time is over when it is edited; the edit's counts, also for what is sent after a proof."""
+    await world.gateway.submit(intent(fresh_until_ms=world.clock.now_ms() + 10_000))
+    await anyio.sleep(60)
+    with pytest.raises(TradingDenied, match="stale"):
+        await world.gateway.replace("k", limit_price=99)
+    assert world.orders[0].status is OrderStatus.OPEN
+    world.adapter.creates.append(DROPPED)
+    until_ms = world.clock.now_ms() + 30_000
+    outcome = await world.gateway.replace("k", limit_price=99, amendment=Amendment(fresh_until_ms=until_ms))
+    assert (outcome.record.state, world.orders[1].request.limit_price) == (IntentState.LIVE, 99)
+    assert outcome.record.terms.fresh_until_ms == until_ms
+
+
+@pytest.mark.parametrize("named", [{"trigger_price": 90}, {"params": {"stopLossPrice": 90}}])
+async def test_a_replacement_carries_its_new_terms_also_after_a_proof_and_a_later_edit(named, world):
+    """Trigger, time in force and post-only, for every attempt until another edit changes them."""
+    await world.gateway.submit(intent(**named))
+    world.adapter.creates.append(DROPPED)
+    await world.gateway.replace("k", amendment=Amendment(trigger_price="95", time_in_force="GTC", post_only=True))
+    outcome = await world.gateway.replace("k", amendment=Amendment(time_in_force="GTD"))
+    sent = [order.request for order in world.orders]
+    stops = [r.trigger_price if "trigger_price" in named else r.params.thaw()["stopLossPrice"] for r in sent]
+    assert [str(stop) for stop in stops] == ["90", "95", "95"]
+    assert [(r.time_in_force, r.post_only) for r in sent] == [(None, False), ("GTC", True), ("GTD", True)]
+    assert outcome.record.intent == intent(**named), "the key stands for what was first meant"
+    assert isinstance(await world.gateway.submit(intent(**named)), Accepted)
+    assert len(world.orders) == 3
+
+
+async def test_a_plain_order_cannot_be_edited_into_a_stop(world):
+    await rests(world)
+    with pytest.raises(InvalidInput, match="stop order"):
+        await world.gateway.replace("k", amendment=Amendment(trigger_price=90))
     assert world.adapter.canceled == []
 
 

@@ -346,6 +346,7 @@ def _versioned(record: IntentRecord, version: int) -> IntentRecord:
         ended_at_ms=record.ended_at_ms,
         version=version,
         venue=record.venue,
+        amendment=record.amendment,
     )
 
 

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from execsafe.errors import InvalidInput, StoreCorrupt
 from execsafe.model.event import Event, EventType
-from execsafe.model.intent import Attempt, AttemptState, Change, ErrorFacts, Intent, IntentRecord, IntentState
+from execsafe.model.intent import (
+    Amendment,
+    Attempt,
+    AttemptState,
+    Change,
+    ErrorFacts,
+    Intent,
+    IntentRecord,
+    IntentState,
+)
 from execsafe.model.order import Fee, Fill, Side
 from execsafe.model.values import Params
 from execsafe.stores import codec
@@ -83,6 +92,13 @@ _intents = st.builds(
     fresh_until_ms=_times,
     params=_params,
 )
+_amendments = st.builds(
+    Amendment,
+    trigger_price=st.none() | _positive,
+    time_in_force=st.none() | st.just("IOC"),
+    post_only=st.none() | st.booleans(),
+    fresh_until_ms=_times,
+)
 _records = st.builds(
     IntentRecord,
     intent=_intents,
@@ -90,7 +106,14 @@ _records = st.builds(
     limit_price=st.none() | _positive,
     attempts=st.lists(_attempts, max_size=3).map(tuple),
     state=st.sampled_from(IntentState),
-    change=st.none() | st.builds(Change, asked_at_ms=st.integers(0, 2**53), quantity=st.none() | _positive),
+    change=st.none()
+    | st.builds(
+        Change,
+        asked_at_ms=st.integers(0, 2**53),
+        quantity=st.none() | _positive,
+        amendment=st.none() | _amendments,
+    ),
+    amendment=st.none() | _amendments,
     given_up=st.booleans(),
     created_at_ms=st.integers(0, 2**53),
     updated_at_ms=st.integers(0, 2**53),

@@ -39,4 +39,4 @@ def is_done(record: IntentRecord) -> bool:
 
 def _is_hopeless(record: IntentRecord, attempts_max: int, now_ms: int) -> bool:
     spent = len([a for a in record.attempts if a.state in _SPENT])
-    return spent >= attempts_max or is_stale(record.intent, now_ms=now_ms) or record.filled_quantity >= record.quantity
+    return spent >= attempts_max or is_stale(record.terms, now_ms=now_ms) or record.filled_quantity >= record.quantity

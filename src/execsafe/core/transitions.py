@@ -152,11 +152,12 @@ def _settle(
     given_up: bool,
 ) -> IntentRecord:
     """*before* with new facts and all that follows from them. Checks the edge."""
-    quantity, limit_price = before.quantity, before.limit_price
+    quantity, limit_price, amendment = before.quantity, before.limit_price, before.amendment
     if change is not None and change.quantity is not None and not _may_fill(attempts):
-        # A replacement's total counts from the moment at which the replaced order can no longer fill.
+        # A replacement's terms count from the moment at which the replaced order can no longer fill.
         quantity = max(change.quantity, total(a.filled_quantity for a in attempts))
         limit_price = change.limit_price if change.limit_price is not None else limit_price
+        amendment = change.amendment if change.amendment is not None else amendment
     state = _derive(attempts, quantity, change, given_up=given_up)
     if state is not before.state and state not in INTENT_TRANSITIONS[before.state]:
         raise InvalidTransition(
@@ -176,6 +177,7 @@ def _settle(
         ended_at_ms=(before.ended_at_ms or now_ms) if has_ended else None,
         version=before.version,
         venue=before.venue,
+        amendment=amendment,
     )
 
 

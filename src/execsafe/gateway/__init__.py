@@ -1,7 +1,7 @@
 """``OrderGateway``: the one door to the venue: check → journal → send → classify → resolve → record."""
 
-from execsafe.gateway.door import OrderGateway, Recovery
-from execsafe.gateway.outcomes import Accepted, NeverPlaced, Rejected, SubmitOutcome, Unknown
+from execsafe.gateway.door import OrderGateway
+from execsafe.gateway.outcomes import Accepted, NeverPlaced, Recovery, Rejected, SubmitOutcome, Unknown
 from execsafe.gateway.policy import GatewayPolicy
 
 __all__ = [

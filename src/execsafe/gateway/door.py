@@ -30,30 +30,21 @@ from execsafe.errors import (
 from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.driver import Driver, Journey
 from execsafe.gateway.endings import Endings
-from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
+from execsafe.gateway.outcomes import Recovery, SubmitOutcome, Unknown, outcome_of
 from execsafe.gateway.policy import GatewayPolicy
 from execsafe.gateway.unjournalled import Unjournalled
 from execsafe.ghosts import GhostOrderResolver, LookPolicy
 from execsafe.intents import IntentRegistry, is_settled
 from execsafe.locks import Claim, DedupLock
 from execsafe.model.event import EventType
-from execsafe.model.intent import Change, Intent, IntentRecord, IntentState
+from execsafe.model.intent import Amendment, Change, Intent, IntentRecord, IntentState
 from execsafe.model.outcome import Meaning, Operation
-from execsafe.model.values import shorten
+from execsafe.model.values import shorten, to_price, to_quantity, total
 from execsafe.ports import Clock, ExchangeAdapter, PreTradeCheck
 
 _log = logging.getLogger("execsafe.gateway")
 _PREPARE_TIMEOUTS = 3  # loading a venue's markets takes several requests
 _RECOVER_AT_ONCE = 8  # concurrent intents; their reads share the resolver's spacing anyway
-
-
-@attrs.frozen(kw_only=True)
-class Recovery:
-    """What ``recover()`` came to, each intent once."""
-
-    settled: tuple[IntentRecord, ...] = ()
-    unresolved: tuple[IntentRecord, ...] = ()
-    held_elsewhere: tuple[IntentRecord, ...] = ()
 
 
 def new_holder() -> str:
@@ -159,29 +150,45 @@ class OrderGateway:
         *,
         quantity: Decimal | str | int | float | None = None,
         limit_price: Decimal | str | int | float | None = None,
+        amendment: Amendment | None = None,
         account: str = "default",
         leg: str = "",
     ) -> SubmitOutcome:
-        """Change a live order's total quantity (fills included) or price.
+        """Change a live order's total quantity (fills included), its price, or with *amendment* more of its terms.
 
         Done as cancel, proof of the end, then a new order for what is left: slower than a venue's own amend, but
-        never more than the new total at any instant, at every venue.
+        never more than the new total at any instant, at every venue. What it could not be replaced by is refused
+        before it is touched: limits and checks judge the rest that would be sent, by the fills that one look finds.
 
         Raises:
             InvalidInput: no such intent, or it has ended.
-            InvalidOrder: the new order would break a limit.
+            InvalidOrder: the new order would break a limit. The old one stays as it is.
+            TradingDenied: a check refused the new order, or it is stale. The old one stays as it is.
         """
         record = await self._known(key, account, leg)
         if record.state.is_terminal:
             raise _has_ended(record)
+        record = await self.refresh(record)
+        if record.state is IntentState.FILLED:
+            return outcome_of(record)
+        if record.state.is_terminal:
+            raise _has_ended(record)
         wanted = attrs.evolve(
-            record.intent,
-            quantity=record.quantity if quantity is None else quantity,
-            limit_price=record.limit_price if limit_price is None else limit_price,
+            record,
+            quantity=record.quantity if quantity is None else to_quantity(quantity),
+            limit_price=record.limit_price if limit_price is None else to_price(limit_price),
+            amendment=record.amendment if amendment is None else amendment.after(record.amendment),
         )
-        approved = await self._approve(wanted)
-        change = Change(asked_at_ms=self._clock.now_ms(), quantity=approved.quantity, limit_price=approved.limit_price)
-        return await self.change(record, change)
+        return await self.change(record, await self._approved_change(wanted))
+
+    async def _approved_change(self, wanted: IntentRecord) -> Change:
+        """The change that makes of a record what is *wanted*; refused before anything is asked of the venue."""
+        now_ms, quantity, limit_price = self._clock.now_ms(), wanted.quantity, wanted.limit_price
+        if wanted.leaves_quantity > 0:  # else it ends with what has filled: nothing is sent
+            approved = await self._approve(wanted.rest)
+            await self._checks.ask(wanted.rest)
+            quantity, limit_price = total([wanted.filled_quantity, approved.quantity]), approved.limit_price
+        return Change(asked_at_ms=now_ms, quantity=quantity, limit_price=limit_price, amendment=wanted.amendment)
 
     async def change(self, record: IntentRecord, change: Change) -> SubmitOutcome:
         """Journal a wish to cancel or replace, then carry it out.

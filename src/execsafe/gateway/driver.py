@@ -152,7 +152,7 @@ class Driver:
     async def _send(self, journey: Journey) -> None:
         if journey.record.attempts:  # the first attempt was checked at the door
             try:
-                await self._checks.ask(journey.record.intent)
+                await self._checks.ask(journey.record.rest)
             except TradingDenied:
                 await self._give_up(journey)
                 return
@@ -203,7 +203,7 @@ class Driver:
         now_ms, lease = self._clock.now_ms(), journey.lease
         expired = attempt.deadline_ms is not None and now_ms >= attempt.deadline_ms
         lost = lease is None or now_ms >= lease.expires_at_ms
-        return expired or lost or is_stale(journey.record.intent, now_ms=now_ms)
+        return expired or lost or is_stale(journey.record.terms, now_ms=now_ms)
 
     async def _transmit(self, journey: Journey, attempt: Attempt) -> None:
         handed_over = False
@@ -213,7 +213,7 @@ class Driver:
             await anyio.lowlevel.checkpoint_if_cancelled()
             handed_over = True
             with within(self._policy.request_timeout_s):
-                report = await self._adapter.create_order(self._request(journey.record.intent, attempt))
+                report = await self._adapter.create_order(self._request(journey.record.terms, attempt))
         except Exception as error:  # noqa: BLE001 - whatever a client raises: judged, never guessed
             judged = self._adapter.judge(error, Operation.CREATE)
             redact_chain(error, self._adapter.redact)

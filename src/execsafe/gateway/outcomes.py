@@ -41,6 +41,15 @@ class Unknown:
     record: IntentRecord
 
 
+@attrs.frozen(kw_only=True)
+class Recovery:
+    """What ``recover()`` came to, each intent once."""
+
+    settled: tuple[IntentRecord, ...] = ()
+    unresolved: tuple[IntentRecord, ...] = ()
+    held_elsewhere: tuple[IntentRecord, ...] = ()
+
+
 SubmitOutcome: TypeAlias = Accepted | Rejected | NeverPlaced | Unknown
 """Everything that submitting can come to."""
 

@@ -6,7 +6,7 @@ import enum
 import hashlib
 import json
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -199,6 +199,51 @@ class Intent:
         names = self.params.thaw().keys() if self.params is not EMPTY_PARAMS else ()
         return any(name in TRAILING_PARAMS or name in STOP_PRICES for name in names)
 
+    @property
+    def stop_name(self) -> str | None:
+        """Under which of ccxt's names the price was given at which it triggers; None where it was given under none."""
+        if self.trigger_price is not None:
+            return "triggerPrice"
+        names = self.params.thaw() if self.params is not EMPTY_PARAMS else {}
+        return next((name for name in STOP_PRICES if name in names), None)
+
+
+@attrs.frozen(kw_only=True)
+class Amendment:
+    """What edits changed of an intent's terms, besides quantity and price; None: as it was first meant.
+
+    ``trigger_price`` is the price at which it triggers, whatever the name under which it was given at first.
+    ``fresh_until_ms`` is the edit's own: an edit is a new decision, and it may be hours after the first.
+    """
+
+    trigger_price: Decimal | None = attrs.field(default=None, converter=to_price)
+    time_in_force: str | None = None
+    post_only: bool | None = None
+    fresh_until_ms: int | None = None
+
+    def after(self, earlier: Amendment | None) -> Amendment:
+        """Both edits together: the earlier one's terms hold where this one has none."""
+        return self if earlier is None else attrs.evolve(earlier, **self._stated())
+
+    def _stated(self) -> dict[str, Any]:
+        return attrs.asdict(self, filter=lambda _, value: value is not None)
+
+    def applied_to(self, intent: Intent) -> Intent:
+        """*intent* with these terms.
+
+        Raises:
+            InvalidInput: a term is malformed, or the intent has no price at which it triggers.
+        """
+        terms = self._stated()
+        trigger_price, name = terms.pop("trigger_price", None), intent.stop_name
+        if trigger_price is not None and name is None:
+            raise InvalidInput("an edit cannot make a stop order of a plain one", intent_key=intent.key)
+        if trigger_price is not None and intent.trigger_price is not None:
+            terms["trigger_price"] = trigger_price
+        elif trigger_price is not None:
+            terms["params"] = {**intent.params.thaw(), str(name): plain(trigger_price)}
+        return attrs.evolve(intent, **terms)
+
 
 @attrs.frozen(kw_only=True)
 class ErrorFacts:
@@ -243,13 +288,15 @@ class Attempt:
 class Change:
     """A journalled wish to change a live order: cancel it (``quantity`` None) or replace it.
 
-    ``quantity`` is the intent's new *total*, fills included.
+    ``quantity`` is the intent's new *total*, fills included. ``amendment`` is all that edits changed besides, this
+    one included; None leaves it as it is.
     """
 
     asked_at_ms: int
     quantity: Decimal | None = None
     limit_price: Decimal | None = None
     type: str | None = None
+    amendment: Amendment | None = None
 
     @property
     def is_cancel(self) -> bool:
@@ -264,6 +311,7 @@ class IntentRecord:
     ``quantity`` is what the intent may own at most (its authorised quantity: the request rounded to the
     step, or the last edit's total). ``version`` counts stored changes. ``given_up`` says that no further
     attempt will be made. ``venue`` is where it is placed (``ExchangeAdapter.venue_name``); "" where nobody said.
+    ``intent`` stays as it was first meant, since its key stands for it; ``amendment`` is what edits made of it.
     """
 
     intent: Intent
@@ -278,6 +326,21 @@ class IntentRecord:
     ended_at_ms: int | None = None
     version: int = 0
     venue: str = ""
+    amendment: Amendment | None = None
+
+    @property
+    def terms(self) -> Intent:
+        """The intent as edits left it, but for quantity and price: those are the record's own."""
+        return self.intent if self.amendment is None else self.amendment.applied_to(self.intent)
+
+    @property
+    def rest(self) -> Intent:
+        """What would be sent now: the terms, for all that has not filled, at the price that holds.
+
+        Raises:
+            InvalidInput: everything has filled.
+        """
+        return attrs.evolve(self.terms, quantity=self.leaves_quantity, limit_price=self.limit_price)
 
     @property
     def last(self) -> Attempt | None:
