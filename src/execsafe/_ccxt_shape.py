@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from execsafe.errors import InvalidInput, OrderRejected
+import attrs
+
+from execsafe.errors import InvalidInput, OrderRejected, UnsupportedByVenue
 from execsafe.gateway import Rejected
-from execsafe.model.intent import IntentRecord, IntentState
+from execsafe.model.intent import STOP_PRICES, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport
 from execsafe.model.values import SYMBOL_LENGTH_MAX, Params, shorten, to_positive, to_text
 
@@ -23,50 +24,12 @@ _STATUS: Final = {
     IntentState.REJECTED: "rejected",
 }
 
-# ccxt's unified siblings of create_order and edit_order: each of them calls self.create_order / self.edit_order, so
-# running them with the guarded object as `self` guards them. What is not in this list and looks like a way to create
-# orders is refused, because it would go past the guard.
-SIBLINGS: Final = frozenset(
-    {
-        "create_limit_order",
-        "create_market_order",
-        "create_limit_buy_order",
-        "create_limit_sell_order",
-        "create_market_buy_order",
-        "create_market_sell_order",
-        "create_post_only_order",
-        "create_reduce_only_order",
-        "create_stop_order",
-        "create_stop_limit_order",
-        "create_stop_market_order",
-        "create_stop_loss_order",
-        "create_take_profit_order",
-        "create_trigger_order",
-        "create_trailing_amount_order",
-        "create_trailing_percent_order",
-        "create_order_with_take_profit_and_stop_loss",
-        "create_market_order_with_cost",
-        "create_market_buy_order_with_cost",
-        "create_market_sell_order_with_cost",
-        "edit_limit_order",
-        "edit_limit_buy_order",
-        "edit_limit_sell_order",
-        "edit_order_with_client_order_id",
-        "cancel_order_with_client_order_id",
-    }
-)
-REFUSED: Final = re.compile(r"(create|edit|replace|submit)_(.*_)?orders?(_.*)?")
-OBSERVED: Final = re.compile(r"(fetch|watch)_(open_|closed_|canceled_|canceled_and_closed_)?orders?")
 # ccxt takes these in any case; the journal knows one spelling.
 PLAIN_TYPES: Final = frozenset({"limit", "market"})
 SIDES: Final = frozenset({"buy", "sell"})
+_EDITABLE: Final = {"timeInForce": "time_in_force", "postOnly": "post_only", "freshUntilMs": "fresh_until_ms"}
+_YEAR_10000_MS: Final = 253_402_300_800_000
 _ORDER_ID_LENGTH_MAX: Final = 128
-_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-def snake_case(name: str) -> str:
-    """ccxt has every method under two spellings; this is the one that the tables above use."""
-    return _WORD.sub("_", name).lower()
 
 
 def in_lower_case(word: Any, words: frozenset[str]) -> Any:
@@ -100,6 +63,32 @@ def trigger_price(params: dict[str, Any]) -> Any:
     return given[0] if given else None
 
 
+def edited_terms(terms: Intent, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What *params* of an edit change of an order's *terms*, as fields of an amendment.
+
+    Raises:
+        UnsupportedByVenue: they hold something else than what the order was placed with, which would be lost.
+        InvalidInput: another kind of stop, or a malformed value.
+    """
+    placed = {"reduceOnly": terms.reduce_only, "intentKey": terms.key, **terms.params.thaw()}
+    changed: dict[str, Any] = {}
+    for name, value in params.items():
+        kind = "triggerPrice" if name == "stopPrice" else name
+        if name == "clientOrderId":
+            continue  # says which order is meant
+        if kind in STOP_PRICES:
+            if kind != terms.stop_name or "trigger_price" in changed:
+                was = "no stop" if terms.stop_name is None else f"placed with {terms.stop_name}"
+                raise InvalidInput(f"params[{name!r}]: an edit moves a stop under its own name; this order is {was}")
+            changed["trigger_price"] = to_positive(value, name)
+        elif name in _EDITABLE:
+            changed[_EDITABLE[name]] = value
+        elif name not in placed or placed[name] != value:
+            raise UnsupportedByVenue(f"params[{shorten(name)}] cannot be edited: cancel the order and place a new one")
+    attrs.evolve(terms, **{name: value for name, value in changed.items() if name != "trigger_price"})
+    return changed
+
+
 def check_reference(order_id: object, symbol: object, params: object, *, symbol_required: bool = True) -> None:
     """Refuse what cannot name an order: a venue id, or a client order id in *params*, and its symbol."""
     given = to_mapping(params)
@@ -131,13 +120,14 @@ def _float(value: Decimal | None) -> float | None:
 def ccxt_order(record: IntentRecord, report: OrderReport | None) -> dict[str, Any]:
     """A unified ccxt order. What the venue has not said is None, never a guess."""
     raw = dict(report.raw) if report is not None and report.raw is not None else {}
-    intent, last = record.intent, record.last
+    intent, last = record.terms, record.last
+    stop = {} if intent.stop_name is None else {intent.stop_name: _float(intent.stop_price)}
     # A live order of which no reading has stated a fill yet: "0" would be a claim.
     is_silent = report is not None and report.filled_quantity is None
     unstated = is_silent and record.state is IntentState.LIVE and record.filled_quantity == 0
     filled = None if unstated else record.filled_quantity
     average = record.average_price
-    at_ms = raw.get("timestamp") or record.created_at_ms
+    at_ms = _instant(raw.get("timestamp"), record.created_at_ms)
     is_market = intent.type.lower() == "market"  # its price argument was at most a bound, and is not sent
     order: dict[str, Any] = {
         "info": raw.get("info", {}),
@@ -153,7 +143,9 @@ def ccxt_order(record: IntentRecord, report: OrderReport | None) -> dict[str, An
         "postOnly": intent.post_only,
         "reduceOnly": intent.reduce_only,
         "price": raw.get("price") if record.limit_price is None or is_market else _float(record.limit_price),
-        "triggerPrice": _float(intent.trigger_price),
+        "triggerPrice": _float(intent.stop_price),
+        "stopLossPrice": stop.get("stopLossPrice"),
+        "takeProfitPrice": stop.get("takeProfitPrice"),
         "amount": _float(record.quantity),
         "filled": _float(filled),
         "remaining": None if filled is None else _float(record.leaves_quantity),
@@ -168,9 +160,32 @@ def ccxt_order(record: IntentRecord, report: OrderReport | None) -> dict[str, An
     return order
 
 
+def _instant(stated: object, otherwise: int) -> int:
+    """The instant that a venue states, in Unix ms, if it is one: after acceptance nothing may raise."""
+    is_instant = isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated < _YEAR_10000_MS
+    return stated if is_instant else min(otherwise, _YEAR_10000_MS - 1)  # type: ignore[return-value]
+
+
 def _iso8601(at_ms: int) -> str:
     moment = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
+
+
+def why_unknown(record: IntentRecord) -> str:
+    """What is not known of it, and what to do."""
+    key = record.intent.key
+    if record.state is IntentState.LIVE and record.change is not None:
+        then = "" if record.change.is_cancel else ", and nothing was placed in its stead"
+        return (
+            f"the order of intent {key!r} could not be seen to end: it rests at the venue, as far as is known{then}. "
+            f"The wish is journalled: recover() goes on with it, or cancel it again"
+        )
+    if record.state is IntentState.LIVE:
+        return f"the order of intent {key!r} rests at the venue; whether it was canceled is not known: read it back"
+    return (
+        f"nobody knows yet whether the venue has the order of intent {key!r}; do not resend: call recover(), or repeat "
+        f"with the same intentKey"
+    )
 
 
 def recorded_error(outcome: Rejected, exchange: Any) -> BaseException:
@@ -184,7 +199,8 @@ def recorded_error(outcome: Rejected, exchange: Any) -> BaseException:
             return kind(error.message)
         except TypeError:  # a client's class with another constructor
             pass
-    return OrderRejected(f"{error.kind}: {error.message}", intent_key=outcome.record.intent.key, code=error.code)
+    message = error.message or "the venue shows the order as rejected, and gives no reason"
+    return OrderRejected(f"{error.kind}: {message}", intent_key=outcome.record.intent.key, code=error.code)
 
 
 def _client_error(exchange: Any, name: str) -> type[Exception] | None:

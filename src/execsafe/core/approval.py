@@ -15,6 +15,7 @@ from execsafe.model.order import Side
 from execsafe.model.trusted import trusted
 from execsafe.model.values import plain, to_positive, total
 
+_AT_ONCE: Final = frozenset({"IOC", "FOK"})
 _ATTACHED: Final = frozenset({"stopLoss", "takeProfit"})
 
 
@@ -91,6 +92,8 @@ def _check_kind(intent: Intent) -> None:
     """A limit has a price, and what is meant as a stop has a price to trigger at: without one it would go out plain."""
     if intent.limit_price is None and intent.type.lower() == "limit":
         raise _deny(intent, "a limit order needs a price; give one, or use a market order")
+    if intent.post_only and intent.time_in_force in _AT_ONCE:
+        raise _deny(intent, f"an order cannot be post-only and {intent.time_in_force}: one rests, the other never does")
     if intent.params.text == "{}":
         return  # as with most orders: nothing to read
     for name, value in intent.params.thaw().items():

@@ -51,7 +51,8 @@ class IntentState(enum.StrEnum):
         return self in TERMINAL
 
 
-_INSTANT_MAX: Final = 2**63 - 1
+INSTANT_MAX: Final = 2**63 - 1
+"""The latest instant that can be stored, in Unix ms."""
 TERMINAL: Final = frozenset(
     {
         IntentState.FILLED,
@@ -118,7 +119,7 @@ def _flag(_instance: Intent, attribute: attrs.Attribute[bool], value: bool) -> N
 
 def _instant(_instance: Intent, attribute: attrs.Attribute[int | None], value: int | None) -> None:
     # Above all NaN, which is later than nothing: it would keep an intent fresh for ever.
-    if value is not None and (type(value) is not int or not 0 <= value <= _INSTANT_MAX):
+    if value is not None and (type(value) is not int or not 0 <= value <= INSTANT_MAX):
         raise InvalidInput(f"{attribute.name} must be integer Unix milliseconds, was {shorten(value)}")
 
 
@@ -206,6 +207,14 @@ class Intent:
             return "triggerPrice"
         names = self.params.thaw() if self.params is not EMPTY_PARAMS else {}
         return next((name for name in STOP_PRICES if name in names), None)
+
+    @property
+    def stop_price(self) -> Decimal | None:
+        """The price at which it triggers, under whatever name it was given."""
+        name = self.stop_name
+        return (
+            self.trigger_price if name is None or self.trigger_price is not None else to_price(self.params.thaw()[name])
+        )
 
 
 @attrs.frozen(kw_only=True)

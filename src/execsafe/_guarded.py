@@ -1,0 +1,401 @@
+"""The object that :func:`execsafe.wrap` returns."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from execsafe._ccxt_calls import GUARDED, OBSERVED, REFUSED, SIBLINGS, snake_case
+from execsafe._ccxt_shape import (
+    PLAIN_TYPES,
+    SIDES,
+    ccxt_order,
+    check_reference,
+    check_terms,
+    edited_terms,
+    in_lower_case,
+    recorded_error,
+    to_mapping,
+    trigger_price,
+    why_unknown,
+)
+from execsafe._redacting import redact_chain
+from execsafe.errors import ExecsafeError, InvalidInput, NotPlaced, OutcomeUnknown, StoreError, UnsupportedByVenue
+from execsafe.gateway import Accepted, GatewayPolicy, NeverPlaced, OrderGateway, Recovery, Rejected, SubmitOutcome
+from execsafe.ghosts import LookPolicy
+from execsafe.intents import IntentRegistry
+from execsafe.model.intent import INSTANT_MAX, Amendment, Intent, IntentRecord
+from execsafe.model.outcome import Meaning, Operation
+from execsafe.model.values import shorten
+from execsafe.model.venue import VenueProfile
+from execsafe.ports import Clock, Listener, PreTradeCheck, Store
+from execsafe.stores import open_store
+from execsafe.venues._wire import sending
+from execsafe.venues.ccxt_adapter import CcxtAdapter
+
+_T = TypeVar("_T")
+_READ_TIMEOUTS: Final = 3  # loading a venue's markets takes several requests, and so does looking at several orders
+_NO_KEY: Final[Any] = object()  # a key that is None is a defect of the caller, and no wish for a new intent
+
+
+class GuardedExchange:
+    """An exchange object whose ``create_order`` and siblings, ``edit_order`` and ``cancel_order`` are guarded.
+
+    Everything else passes through to the wrapped object. Made by :func:`wrap`.
+
+    ``params["intentKey"]`` is the idempotency key of a create: the same key with the same payload is never sent
+    twice, in this process or after a restart. Without one, each call is its own intent.
+    """
+
+    def __init__(
+        self,
+        adapter: CcxtAdapter,
+        exchange: Any,
+        *,
+        store: Store | str,
+        account: str,
+        policy: GatewayPolicy,
+        looks: LookPolicy,
+        fresh_for_s: float,
+        clock: Clock | None,
+        listeners: Sequence[Listener] = (),
+        checks: Sequence[PreTradeCheck] = (),
+    ) -> None:
+        own = self.__dict__
+        own["exchange"] = exchange
+        own["adapter"] = adapter
+        own["account"] = account
+        own["store"] = open_store(store)
+        own["registry"] = IntentRegistry(self.store, clock=clock, listeners=listeners)
+        own["gateway"] = OrderGateway(adapter, self.registry, policy=policy, looks=looks, checks=checks)
+        own["fresh_for_s"] = fresh_for_s
+
+    exchange: Any
+    adapter: CcxtAdapter
+    account: str
+    store: Store
+    registry: IntentRegistry
+    gateway: OrderGateway
+    fresh_for_s: float
+
+    @property
+    def profile(self) -> VenueProfile:
+        """What is taken to be true of the venue."""
+        profile: VenueProfile = self.adapter.profile
+        return profile
+
+    async def __aenter__(self) -> GuardedExchange:
+        await self.store.open()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.store.aclose()
+
+    async def close(self) -> None:
+        """Close the store and the exchange."""
+        with anyio.CancelScope(shield=True):
+            await self.store.aclose()
+            await self.exchange.close()
+
+    async def recover(self) -> Recovery:
+        """Settle what an earlier process left behind. Call it at start, before new orders.
+
+        An entry that is no longer fresh is not sent any more, but looked for until it is found, or proven never to
+        have been placed.
+        """
+        await self.store.open()
+        return await self.gateway.recover(self.account)
+
+    # --- guarded ---------------------------------------------------------------------------------
+
+    async def create_order(
+        self,
+        symbol: str,
+        type: str,  # noqa: A002 - ccxt's own name
+        side: str,
+        amount: Any,
+        price: Any = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """ccxt's ``create_order``, exactly once per ``params["intentKey"]``.
+
+        Returns a ccxt order; ``clientOrderId`` is always set, quantities are what is known. ``id`` is None only for an
+        order that the venue itself shows without one. ``params["freshUntilMs"]``: Unix ms after which an entry must no
+        longer be sent, None for no limit; by default ``fresh_for_s`` from now.
+
+        Raises:
+            InvalidInput: malformed or against a limit (``InvalidOrder``). Nothing was sent.
+            IntentConflict: the key belongs to another payload. Nothing was sent.
+            TradingDenied: the entry is no longer fresh, or a check refused it. Nothing was sent.
+            AlreadyInFlight: the same key is being worked on; pass ``params={"join": True}`` to share its result.
+            OutcomeUnknown: still in doubt after all patience. Never resend; ``recover()`` or repeat with the key.
+            NotPlaced: proven not placed; attempts spent, or too late for another.
+            VenueUnavailable: markets or account could not be read beforehand. Nothing was sent.
+            StoreError: it could not be journalled. Nothing was sent.
+            ccxt's own exception: the venue definitely refused.
+        """
+        intent, join = self._intent(symbol, type, side, amount, price, params)
+        outcome = await self._guarded(lambda: self.gateway.submit(intent, join=join))
+        return self._answer(outcome)
+
+    async def edit_order(
+        self,
+        id: str,  # noqa: A002 - ccxt's own name
+        symbol: str,
+        type: str | None = None,  # noqa: A002
+        side: str | None = None,
+        amount: Any = None,
+        price: Any = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """ccxt's ``edit_order``. *amount* is the order's new total, fills included.
+
+        Carried out as cancel, proof of the end, then a new order for the rest under the same intent. *params* may
+        change the price at which a stop triggers (under the name with which it was placed), ``timeInForce`` and
+        ``postOnly``; what else they hold must be as it was. ``freshUntilMs`` as for a create.
+
+        Raises:
+            InvalidInput: malformed, against a limit (``InvalidOrder``), not understood, or the order has ended.
+            TradingDenied: a check refused what would be sent.
+            OutcomeUnknown: the old order could not be seen to end, or the new one is in doubt.
+        """
+        check_reference(id, symbol, params)
+        check_terms(type, side, amount, price)
+        await self._check_listed(symbol)
+        record = await self._guarded(lambda: self._mine(id, symbol, params))
+        if record is None:
+            order = (id, symbol, type, side, amount, price, dict(params or {}))
+            return await self._redacted(lambda: self._foreign("edit_order", *order))
+        self._check_same(record, type, side)
+        intent, amendment = record.intent, self._amendment(record, params)
+        outcome = await self._guarded(
+            lambda: self.gateway.replace(
+                intent.key,
+                quantity=amount,
+                limit_price=price,
+                amendment=amendment,
+                account=intent.account,
+                leg=intent.leg,
+            )
+        )
+        return self._answer(outcome)
+
+    async def cancel_order(
+        self,
+        id: str,  # noqa: A002 - ccxt's own name
+        symbol: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """ccxt's ``cancel_order``, confirmed by reading the order back; returns what became of it.
+
+        A cancel stays possible when the store fails: then the venue is asked directly.
+        """
+        check_reference(id, symbol, params, symbol_required=False)
+        await self._check_listed(symbol)
+        try:
+            record = await self._guarded(lambda: self._mine(id, symbol, params))
+        except StoreError:
+            record = None
+        if record is None:
+            return await self._redacted(lambda: self._foreign("cancel_order", id, symbol, dict(params or {})))
+        intent = record.intent
+        try:
+            outcome = await self._guarded(
+                lambda: self.gateway.cancel(intent.key, account=intent.account, leg=intent.leg)
+            )
+        except StoreError:
+            return await self._redacted(lambda: self._foreign("cancel_order", id, symbol, dict(params or {})))
+        return self._answer(outcome)
+
+    # --- pass-through ----------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        exchange = self.__dict__.get("exchange")
+        if exchange is None or name.startswith("__"):
+            raise AttributeError(name)
+        snake = snake_case(name)
+        if snake in GUARDED:
+            return getattr(self, snake)
+        value = getattr(exchange, name)
+        if snake in SIBLINGS:
+            return self._sibling(snake)
+        if not callable(value) or inspect.isclass(value):
+            return value
+        if REFUSED.fullmatch(snake):
+            return functools.partial(_refuse, name)
+        return self._passed_through(value, observe=OBSERVED.fullmatch(snake) is not None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.exchange, name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted(set(object.__dir__(self)) | set(dir(self.exchange)))
+
+    def __repr__(self) -> str:
+        return f"<GuardedExchange {self.profile.name} account={self.account!r}>"
+
+    def _sibling(self, name: str) -> Callable[..., Awaitable[Any]]:
+        function = inspect.getattr_static(type(self.exchange), name, None)
+        if not inspect.isfunction(function):
+            raise UnsupportedByVenue(f"{name} cannot be guarded on this object: use create_order")
+        return functools.partial(function, self)
+
+    def _passed_through(self, function: Callable[..., Any], *, observe: bool) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            return self._awaited(result, observe=observe) if inspect.isawaitable(result) else result
+
+        return call
+
+    async def _awaited(self, result: Awaitable[Any], *, observe: bool) -> Any:
+        value = await self._redacted(lambda: result)
+        if observe:
+            await self._observe(value)
+        return value
+
+    async def _observe(self, value: Any) -> None:
+        """What the caller reads anyway is evidence: credit it. A failing store must not spoil a read."""
+        for order in value if isinstance(value, list) else [value]:
+            if isinstance(order, dict):
+                try:
+                    report = self.adapter.parse_report(order)
+                    await self.registry.observe(report, account=self.account, venue=self.adapter.venue_name)
+                except ExecsafeError:
+                    return
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _intent(
+        self, symbol: str, kind: str, side: str, amount: Any, price: Any, params: Mapping[str, Any] | None
+    ) -> tuple[Intent, bool]:
+        extra = dict(to_mapping(params))
+        key = extra.pop("intentKey", _NO_KEY)
+        join = extra.pop("join", False)
+        if not isinstance(join, bool):
+            raise InvalidInput(f"join must be True or False, was {shorten(join)}")
+        if amount is None:
+            raise InvalidInput("amount is required: an order by cost has no quantity that could be guarded")
+        intent = Intent(
+            key=f"call-{secrets.token_hex(16)}" if key is _NO_KEY else key,
+            account=self.account,
+            symbol=symbol,
+            type=in_lower_case(kind, PLAIN_TYPES),
+            side=in_lower_case(side, SIDES),
+            quantity=amount,
+            limit_price=price,
+            time_in_force=extra.pop("timeInForce", None),
+            post_only=extra.pop("postOnly", False),
+            reduce_only=extra.pop("reduceOnly", False),
+            trigger_price=trigger_price(extra),
+            fresh_until_ms=extra.pop("freshUntilMs") if "freshUntilMs" in extra else self._fresh_until_ms(),
+            params=extra,
+        )
+        return intent, join
+
+    def _fresh_until_ms(self) -> int | None:
+        """Until when an entry that is asked for now may be sent."""
+        if math.isinf(self.fresh_for_s):
+            return None
+        return self.registry.clock.now_ms() + round(self.fresh_for_s * 1000)
+
+    def _amendment(self, record: IntentRecord, params: Mapping[str, Any] | None) -> Amendment:
+        changed = edited_terms(record.terms, to_mapping(params))
+        fresh_until_ms = changed.pop("fresh_until_ms") if "fresh_until_ms" in changed else self._fresh_until_ms()
+        if fresh_until_ms is None and record.terms.fresh_until_ms is not None:
+            fresh_until_ms = INSTANT_MAX  # an amendment's None leaves the time that is over
+        return Amendment(fresh_until_ms=fresh_until_ms, **changed)
+
+    async def _mine(self, order_id: str, symbol: str | None, params: Mapping[str, Any] | None) -> IntentRecord | None:
+        client_order_id = (params or {}).get("clientOrderId")
+        if client_order_id is not None:
+            found = [await self.registry.find_client_order(self.account, client_order_id)]
+        elif symbol is not None:
+            found = [await self.registry.find_order(self.account, symbol, order_id, venue=self.adapter.venue_name)]
+        else:
+            found = [
+                record
+                for record in await self.registry.open_records(self.account)
+                if any(a.venue_order_id == order_id for a in record.attempts)
+            ]
+        mine = [record for record in found if record is not None and self.gateway.is_at_home(record)]
+        return mine[0] if len(mine) == 1 else None
+
+    async def _check_listed(self, symbol: str | None) -> None:
+        """Refuse a symbol that the venue does not list. A venue that cannot say so does not stand in the way."""
+        if symbol is None:
+            return
+        with anyio.move_on_after(self.gateway.policy.request_timeout_s * _READ_TIMEOUTS):
+            try:
+                await self._redacted(lambda: self.adapter.prepare(symbol))
+            except ExecsafeError:
+                raise
+            except Exception:  # noqa: BLE001 - whatever a client raises: the request itself will tell
+                return
+
+    @staticmethod
+    def _check_same(record: IntentRecord, kind: str | None, side: str | None) -> None:
+        named = {"type": kind, "side": side}
+        meant = {"type": record.intent.type.lower(), "side": record.intent.side.value}
+        if any(value is not None and value.lower() != meant[name] for name, value in named.items()):
+            raise InvalidInput(
+                f"an edit cannot change type or side: the order is a {record.intent.type} {record.intent.side.value}",
+                intent_key=record.intent.key,
+            )
+
+    async def _foreign(self, name: str, *args: Any) -> dict[str, Any]:
+        """An order that is not in the journal: ask the venue, and do not pretend to know more than it said."""
+        why = "no answer in time"
+        with anyio.move_on_after(self.gateway.policy.request_timeout_s):
+            try:
+                with sending():  # once, whatever the client was told about retries: an edit may place a new order
+                    result = await getattr(self.exchange, name)(*args)
+                return dict(result) if isinstance(result, Mapping) else {"info": result}
+            except Exception as error:
+                judged = self.adapter.judge(error, Operation.CANCEL)
+                if judged.meaning is not Meaning.UNKNOWN:
+                    raise
+                why = judged.facts.kind
+        raise OutcomeUnknown(f"{name} of {shorten(args[0])}: {why}; read the order back")
+
+    async def _guarded(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        await self.store.open()
+        return await self._redacted(call)
+
+    async def _redacted(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await call()
+        except BaseException as error:  # cancellation too: its frames are the client's
+            redact_chain(error, self.adapter.redact)
+            raise
+
+    def _answer(self, outcome: SubmitOutcome) -> dict[str, Any]:
+        record = outcome.record
+        facts = {
+            "intent_key": record.intent.key,
+            "client_order_id": record.last.client_order_id if record.last else None,
+        }
+        if isinstance(outcome, Accepted):
+            return ccxt_order(record, outcome.report)
+        if isinstance(outcome, Rejected):
+            raise recorded_error(outcome, self.exchange)
+        if isinstance(outcome, NeverPlaced):
+            raise NotPlaced(
+                f"intent {record.intent.key!r} is proven not to be at the venue after {len(record.attempts)} attempts",
+                **facts,
+            )
+        raise OutcomeUnknown(why_unknown(record), **facts)
+
+
+async def _refuse(name: str, *_args: Any, **_kwargs: Any) -> None:
+    raise UnsupportedByVenue(
+        f"{name} would send orders past the guard; call create_order once for each order, or use the wrapped "
+        f"exchange itself (`.exchange`) if you mean it"
+    )
