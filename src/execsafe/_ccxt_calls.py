@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 GUARDED: Final = frozenset({"create_order", "edit_order", "cancel_order"})
 # ccxt's unified siblings of these: each of them calls self.create_order, self.edit_order or self.cancel_order, so
@@ -38,9 +39,28 @@ SIBLINGS: Final = frozenset(
         "cancel_order_with_client_order_id",
     }
 )
-# What is not in this list and looks like a way to create orders is refused, because it would go past the guard.
-REFUSED: Final = re.compile(r"(create|edit|replace|submit)_(.*_)?orders?(_.*)?")
+# Whatever else looks like a way to place orders: unified methods, and those below them that send any request.
+_UNIFIED: Final = re.compile(
+    r"(create|edit|replace|submit|place|amend|modify)_(.*_)?orders?(_.*)?"
+    r"|close_(all_)?positions?|create_convert_trade|sign_and_create_order|trade_request|request|fetch2"
+)
+# ccxt's implicit endpoints are named by namespace, verb and path. A POST, PUT or PATCH whose path speaks of orders or
+# of what makes them; a GET only where a venue trades by GET (deribit). A DELETE cancels, and places nothing.
+_WRITES: Final = re.compile(r"(?!.*_get_post_)(?:.*_)?(?:post|put|patch)_(?P<path>.+)")
+# Where reading or canceling is a POST too.
+_HARMLESS: Final = re.compile(
+    r"(?:.*_)?(?:get|query|open|closed)_?orders?(?:_.*)?|.*_(?:history|hist|info|details?|status|openorders|hisorders)"
+    r"|.*cancel(?!.*replace).*"
+)
+_TRADES: Final = re.compile(
+    r"order|trade(?!s)|trading|(?<![a-z])(buys?|sells?|edit|reverse|algo|spread|quote|exchange|action)(?![a-z])|close_?(position|all)"
+    r"|liquidat|convert|grid|dca|twap|vwap|oco|rfq|swap_fund|batch|execute"
+)
+_TRADES_BY_GET: Final = re.compile(r"(?:.*_)?private_get_(buy|sell|edit(_.*)?|close_position|execute_.*)")
 OBSERVED: Final = re.compile(r"(fetch|watch)_(open_|closed_|canceled_|canceled_and_closed_)?orders?")
+# A cancel that takes effect later (`cancel_all_orders_after`) proves nothing now.
+_CANCELS: Final = re.compile(r"cancel_(.*_)?orders?(_ws|_for_symbols|_with_client_order_ids)?")
+_SYMBOL_FIRST: Final = re.compile(r"cancel_all_.*")
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -48,3 +68,33 @@ _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 def snake_case(name: str) -> str:
     """ccxt has every method under two spellings; this is the one that the tables above use."""
     return _WORD.sub("_", name).lower()
+
+
+@functools.lru_cache(maxsize=4_096)
+def is_refused(snake: str) -> bool:
+    """Whether a call of that name could place an order that is in no journal."""
+    if snake in GUARDED or snake in SIBLINGS:
+        return False
+    if _UNIFIED.fullmatch(snake) or _TRADES_BY_GET.fullmatch(snake):
+        return True
+    written = _WRITES.fullmatch(snake)
+    return (
+        written is not None and _TRADES.search(written["path"]) is not None and not _HARMLESS.fullmatch(written["path"])
+    )
+
+
+def features(has: Mapping[Any, Any]) -> dict[Any, Any]:
+    """ccxt's statement of what an exchange can do, without what is refused here."""
+    return {name: False if isinstance(name, str) and is_refused(snake_case(name)) else has[name] for name in has}
+
+
+def is_cancel(snake: str) -> bool:
+    """Whether a call of that name cancels orders beside the guard."""
+    return snake not in GUARDED and snake not in SIBLINGS and _CANCELS.fullmatch(snake) is not None
+
+
+def symbol_of_cancel(snake: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The symbol to which a cancel is limited; None: it may concern any."""
+    place = 0 if _SYMBOL_FIRST.fullmatch(snake) else 1
+    given = kwargs.get("symbol", args[place] if len(args) > place else None)
+    return given if isinstance(given, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -11,7 +12,16 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from execsafe._ccxt_calls import GUARDED, OBSERVED, REFUSED, SIBLINGS, snake_case
+from execsafe._ccxt_calls import (
+    GUARDED,
+    OBSERVED,
+    SIBLINGS,
+    features,
+    is_cancel,
+    is_refused,
+    snake_case,
+    symbol_of_cancel,
+)
 from execsafe._ccxt_shape import (
     PLAIN_TYPES,
     SIDES,
@@ -227,9 +237,11 @@ class GuardedExchange:
         if snake in SIBLINGS:
             return self._sibling(snake)
         if not callable(value) or inspect.isclass(value):
-            return value
-        if REFUSED.fullmatch(snake):
+            return features(value) if name == "has" and isinstance(value, Mapping) else value
+        if is_refused(snake):
             return functools.partial(_refuse, name)
+        if is_cancel(snake):
+            return functools.wraps(value)(functools.partial(self._canceled_beside, snake, value))
         return self._passed_through(value, observe=OBSERVED.fullmatch(snake) is not None)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -260,6 +272,29 @@ class GuardedExchange:
         if observe:
             await self._observe(value)
         return value
+
+    async def _canceled_beside(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A cancel of several orders goes to the venue as it is; then the journal learns what became of its own.
+
+        Even if it failed: the venue may have carried it out.
+        """
+        try:
+            value = await self._redacted(lambda: function(*args, **kwargs))
+        except Exception:
+            await self._refresh_open(symbol_of_cancel(name, args, kwargs))
+            raise
+        await self._observe(value)
+        await self._refresh_open(symbol_of_cancel(name, args, kwargs))
+        return value
+
+    async def _refresh_open(self, symbol: str | None) -> None:
+        """Look once at own open orders. What cannot be read now is left to the next look: the cancel is done."""
+        with anyio.move_on_after(self.gateway.policy.request_timeout_s * _READ_TIMEOUTS):
+            with contextlib.suppress(ExecsafeError):
+                await self.store.open()
+                for record in await self.registry.open_records(self.account):
+                    if self.gateway.is_at_home(record) and symbol in {None, record.intent.symbol}:
+                        await self.gateway.refresh(record)
 
     async def _observe(self, value: Any) -> None:
         """What the caller reads anyway is evidence: credit it. A failing store must not spoil a read."""

@@ -225,8 +225,9 @@ async def test_everything_else_passes_through(name):
         assert guarded.amount_to_precision(rig.symbol, 0.0123456789) == exchange.amount_to_precision(
             rig.symbol, 0.0123456789
         )
-        for attribute in ("id", "has", "options", "markets", "urls", "apiKey", "precisionMode"):
+        for attribute in ("id", "options", "markets", "urls", "apiKey", "precisionMode"):
             assert getattr(guarded, attribute) is getattr(exchange, attribute)
+        assert guarded.has == {name: guarded.has[name] and value for name, value in exchange.has.items()}
         guarded.options["mine"] = 1
         guarded.timeout = 1_234
         assert (exchange.options["mine"], exchange.timeout) == (1, 1_234)
