@@ -36,6 +36,7 @@ from execsafe._ccxt_shape import (
     why_unknown,
 )
 from execsafe._redacting import redact_chain
+from execsafe._sweeper import Sweeper
 from execsafe.errors import ExecsafeError, InvalidInput, NotPlaced, OutcomeUnknown, StoreError, UnsupportedByVenue
 from execsafe.gateway import Accepted, GatewayPolicy, NeverPlaced, OrderGateway, Recovery, Rejected, SubmitOutcome
 from execsafe.ghosts import LookPolicy
@@ -85,6 +86,7 @@ class GuardedExchange:
         own["registry"] = IntentRegistry(self.store, clock=clock, listeners=listeners)
         own["gateway"] = OrderGateway(adapter, self.registry, policy=policy, looks=looks, checks=checks)
         own["fresh_for_s"] = fresh_for_s
+        own["sweeper"] = Sweeper(self.registry)
 
     exchange: Any
     adapter: CcxtAdapter
@@ -93,6 +95,7 @@ class GuardedExchange:
     registry: IntentRegistry
     gateway: OrderGateway
     fresh_for_s: float
+    sweeper: Sweeper
 
     @property
     def profile(self) -> VenueProfile:
@@ -118,10 +121,12 @@ class GuardedExchange:
         """Settle what an earlier process left behind. Call it at start, before new orders.
 
         An entry that is no longer fresh is not sent any more, but looked for until it is found, or proven never to
-        have been placed.
+        have been placed. Records that ended longer ago than the retention are forgotten.
         """
         await self.store.open()
-        return await self.gateway.recover(self.account)
+        recovery = await self.gateway.recover(self.account)
+        await self.sweeper.sweep()
+        return recovery
 
     # --- guarded ---------------------------------------------------------------------------------
 
@@ -153,6 +158,8 @@ class GuardedExchange:
         """
         intent, join = self._intent(symbol, type, side, amount, price, params)
         outcome = await self._guarded(lambda: self.gateway.submit(intent, join=join))
+        if self.sweeper.is_due():
+            await self.sweeper.sweep()
         return self._answer(outcome)
 
     async def edit_order(
