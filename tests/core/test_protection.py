@@ -342,7 +342,8 @@ def situations(draw):
         draw(st.sampled_from([None, "96", "97"])), state=state, kind=draw(st.sampled_from(list(StopKind))),
         take_profit_price=D(110), legs=tuple(v.leg for v in views), issued=len(views),
         failures=draw(st.integers(0, 4)), retry_at_ms=T0 + draw(st.integers(0, 500)),
-        exposed_since_ms=draw(st.sampled_from([None, T0])), acting_since_ms=draw(st.sampled_from([None, T0])),
+        exposed_since_ms=None if state is S.DUST else draw(st.sampled_from([None, T0])),
+        acting_since_ms=draw(st.sampled_from([None, T0])),
         verified_quantity=draw(st.sampled_from([D(0), D(1)])), released_until_ms=T0 + draw(st.integers(0, 200)),
     )  # fmt: skip
     return protection, seen, T0 + draw(st.integers(0, 20_000))

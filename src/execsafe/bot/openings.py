@@ -150,6 +150,8 @@ class Openings:
                 return signals.Executed(note="closed since")
             case protection.RolledBack(reason=reason):
                 return signals.Refused(reason=execsafe.DropReason.ROLLED_BACK, note=reason)
+            case protection.EntryDust(reason=reason):
+                return signals.Executed(note=f"dust: {reason}")
             case protection.EntryFailed(reason=reason, is_for_now=True):
                 return signals.Pending(note=reason, attempted=False)
             case protection.EntryFailed(reason=reason, error=error):

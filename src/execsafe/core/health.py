@@ -345,13 +345,13 @@ STOPS_PLACED: Final = FollowRule(
     name="stops_placed",
     after=_T.POSITION_OPENED,
     expects=_T.STOP_PLACED,
-    excused=frozenset({_T.POSITION_CLOSED}),
+    excused=frozenset({_T.POSITION_CLOSED, _T.POSITION_DUST}),
 )
 TRAILING_CREATED: Final = FollowRule(
     name="trailing_created",
     after=_T.POSITION_OPENED,
     expects=_T.TRAILING_STOP_CREATED,
-    excused=frozenset({_T.POSITION_CLOSED}),
+    excused=frozenset({_T.POSITION_CLOSED, _T.POSITION_DUST}),
     level=Level.ERROR,
 )
 DEFAULT_RULES: Final[tuple[AlertRule, ...]] = (ENTRIES, STOP_CREATION, ROLLBACKS, STOPS_PLACED)

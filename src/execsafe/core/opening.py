@@ -26,21 +26,23 @@ class OpeningState(enum.StrEnum):
     PENDING_SL = "pending_sl"  # the entry has ended with something filled; its stop is not verified yet
     ACTIVE = "active"  # filled, and covered by a verified stop
     ROLLED_BACK = "rolled_back"  # filled, could not be covered or kept, and closed again: verified flat
+    DUST = "dust"  # what is left of what filled is too small to be covered or closed
     FAILED = "failed"  # nothing filled, and nothing can
     NOT_SENT = "not_sent"  # refused for now, or interrupted, before anything was journalled: it may begin again
     UNPROTECTED_UNKNOWN = "unprotected_unknown"  # what is held or what covers it is not known: watched, alarmed
 
 
 _S = OpeningState
-_ENDS: Final = frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.FAILED, _S.NOT_SENT})
+_ENDS: Final = frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.DUST, _S.FAILED, _S.NOT_SENT})
 
 OPENING_TRANSITIONS: Final[Mapping[OpeningState, frozenset[OpeningState]]] = {
     _S.PENDING_ENTRY: frozenset({_S.ENTRY_PLACED, _S.FAILED, _S.NOT_SENT, _S.UNPROTECTED_UNKNOWN}),
     _S.ENTRY_PLACED: frozenset({_S.PENDING_SL, _S.FAILED, _S.UNPROTECTED_UNKNOWN}),
-    _S.PENDING_SL: frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.UNPROTECTED_UNKNOWN}),
+    _S.PENDING_SL: frozenset({_S.ACTIVE, _S.ROLLED_BACK, _S.DUST, _S.UNPROTECTED_UNKNOWN}),
     _S.UNPROTECTED_UNKNOWN: _ENDS - {_S.NOT_SENT} | {_S.ENTRY_PLACED, _S.PENDING_SL},
     _S.ACTIVE: frozenset(),
     _S.ROLLED_BACK: frozenset(),
+    _S.DUST: frozenset(),
     _S.FAILED: frozenset(),
     _S.NOT_SENT: frozenset({_S.PENDING_ENTRY, _S.FAILED}),
 }
@@ -56,7 +58,7 @@ def _price(value: Decimal | str | int | float | None) -> Decimal | None:
 
 
 def _ratio(value: Decimal | str | int | float) -> Decimal:
-    return to_decimal(value, "keep_ratio")
+    return to_decimal(value, "ratio")
 
 
 def _leverage(value: Decimal | str | int | float | None) -> Decimal | None:
@@ -125,6 +127,9 @@ class OpeningPolicy:
             strategy that is built on its full size may want the hedger's 0.5.
         setting_tries: how often leverage and margin mode are tried, when no answer comes; 3.
         settle_s: how long stop or flatness are waited for before the outcome is called unknown; 60 s.
+        base_fee_ratio_max: the most that a spot buy's fee may take of what was bought; 0.005. An entry whose stop would
+            be too small after it is not sent.
+        stop_margin_ratio: how far the value of a stop must be above the venue's minimum; 0.05.
     """
 
     entry_timeout_s: float = 10.0
@@ -132,6 +137,8 @@ class OpeningPolicy:
     keep_ratio: Decimal = attrs.field(default=Decimal(0), converter=_ratio)
     setting_tries: int = 3
     settle_s: float = 60.0
+    base_fee_ratio_max: Decimal = attrs.field(default=Decimal("0.005"), converter=_ratio)
+    stop_margin_ratio: Decimal = attrs.field(default=Decimal("0.05"), converter=_ratio)
 
     def __attrs_post_init__(self) -> None:
         """Refuse values with which nothing could work."""
@@ -139,13 +146,14 @@ class OpeningPolicy:
         check_seconds(self.poll_s, "poll_s", most=3_600.0)
         check_seconds(self.settle_s, "settle_s", most=86_400.0)
         check_count(self.setting_tries, "setting_tries")
-        if not 0 <= self.keep_ratio <= 1:
-            raise InvalidInput(f"keep_ratio must be 0 to 1, was {shorten(str(self.keep_ratio))}")
+        for name in ("keep_ratio", "base_fee_ratio_max", "stop_margin_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidInput(f"{name} must be 0 to 1, was {shorten(str(getattr(self, name)))}")
 
 
 @attrs.frozen(kw_only=True)
 class Opening:
-    """The record of one opening. ``note`` says why it failed, was rolled back or is not known."""
+    """The record of one opening. ``note`` says why it failed, was rolled back, left as dust or is not known."""
 
     plan: EntryPlan
     state: OpeningState = _S.PENDING_ENTRY

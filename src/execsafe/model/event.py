@@ -56,6 +56,7 @@ class EventType(enum.StrEnum):
     STOP_FAILED = "stop_failed"
     STOP_MISSING = "stop_missing"
     POSITION_UNPROTECTED = "position_unprotected"  # alarm: beyond its deadline
+    POSITION_DUST = "position_dust"  # too small to be protected or closed
     PROTECTION_SWITCHED = "protection_switched"
     TRAILING_STOP_CREATED = "trailing_stop_created"
     TRAILING_STOP_ACTIVATED = "trailing_stop_activated"

@@ -8,6 +8,7 @@ from decimal import Decimal
 import anyio
 import attrs
 
+from execsafe.core.dust import has_minimum_value, is_contract
 from execsafe.core.ghosts import Sighting
 from execsafe.core.protection.record import Leg, LegView, Observation, Protection, Purpose, Seen
 from execsafe.errors import VenueUnavailable
@@ -15,7 +16,7 @@ from execsafe.gateway import OrderGateway
 from execsafe.ghosts import order_ref
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import Attempt, IntentRecord, IntentState
-from execsafe.model.order import ZERO, OrderReport
+from execsafe.model.order import ZERO, OrderReport, Side
 from execsafe.model.position import Position, Snapshot, StopKind, Unavailable, VenuePosition
 from execsafe.model.values import left_of, total
 from execsafe.positions import PositionBook
@@ -53,14 +54,19 @@ class Eyes:
             # Nothing to close, says the venue, and no order of ours can explain it: somebody else has closed it.
             await self._book_what_is_missing(position)
             position = self._book.position(protection.account, protection.symbol)
-        is_it = position is not None and position.position_id == protection.position_id
+        if position is not None and position.position_id != protection.position_id:
+            position = None
+        price = None
+        if position is not None and any(view.error is not None for view in views):
+            price = await self._closing_price(position, instrument)
         return Observation(
-            position=position if is_it else None,
+            position=position,
             instrument=instrument,
             legs=views,
             readable=readable,
             attached_price=attached,
-            overlaps=":" in protection.symbol,
+            overlaps=is_contract(protection.symbol),
+            price=price,
         )
 
     async def instrument(self, symbol: str) -> Instrument:
@@ -74,6 +80,17 @@ class Eyes:
             return adapter.prepared(symbol) or await adapter.prepare(symbol)
         except Exception as error:
             raise VenueUnavailable(f"{symbol}: the instrument could not be read ({type(error).__name__})") from error
+
+    async def _closing_price(self, position: Position, instrument: Instrument) -> Decimal | None:
+        """The best price at which it could be closed; None: it is not known, or there is no minimum to judge by it."""
+        if instrument.min_notional is None or not has_minimum_value(instrument):
+            return None
+        reading = await self._reader.quotes([position.symbol])
+        quote = reading.value.get(position.symbol) if isinstance(reading, Snapshot) else None
+        if quote is None:
+            return None
+        best = quote.bid if position.side.closing is Side.SELL else quote.ask
+        return best if best is not None else quote.last
 
     # --- orders ----------------------------------------------------------------------------------
 

@@ -76,17 +76,19 @@ class Keeper:
     async def known(self, position: Position, rule: StopRule | None = None) -> Protection:
         """The record of *position*, made if it is new."""
         known = self._shelf.records.get(position.position_id) or await self._shelf.reload(position.position_id)
-        if known is not None and known.state is not _S.CLOSED:
+        if known is not None and not known.is_over(position):
             return known
-        issued = 0 if known is None else known.issued  # late evidence has revived it: its legs go on counting
+        issued = 0 if known is None else known.issued  # revived by late evidence, or grown: its legs go on counting
         now_ms = self._clock.now_ms()
         fresh = new_protection(position, kind=self._gateway.adapter.stop_kind(position.symbol), now_ms=now_ms)
         instrument = await self._eyes.instrument(position.symbol)
         made = self._shelf.records.get(position.position_id)
-        if made is not None and made.state is not _S.CLOSED:  # another call was first: its record must not be replaced
+        if made is not None and not made.is_over(position):  # another call was first: its record must not be replaced
             return made
         found = rule or next((r for r in (source(position) for source in self.rules) if r is not None), None)
         default = StopRule(distance=self._policy.default_distance, trailing=self._policy.trailing)
+        if known is not None and known.state is _S.DUST:  # exposed since it changed: before, nothing could be done
+            fresh = attrs.evolve(fresh, exposed_since_ms=min(now_ms, position.updated_at_ms))
         fresh = ruled(attrs.evolve(fresh, issued=issued), position, found or default, instrument)
         try:
             events = narrate(None, fresh, now_ms=now_ms, held=position.quantity)

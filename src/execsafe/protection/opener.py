@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import anyio
 import attrs
@@ -19,7 +19,7 @@ from execsafe.core.opening import (
     become,
     is_kept,
 )
-from execsafe.core.protection.record import Protection, StopRule
+from execsafe.core.protection.record import ProtectionState, StopRule
 from execsafe.core.safety import is_for_now
 from execsafe.errors import (
     AlreadyInFlight,
@@ -34,8 +34,10 @@ from execsafe.gateway import Accepted, NeverPlaced, OrderGateway, Rejected, Unkn
 from execsafe.model.event import Event, EventType
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.position import Position, Snapshot
-from execsafe.model.values import Params, shorten
+from execsafe.model.values import Params, plain, shorten
 from execsafe.ports import Clock, Listener, Put
+from execsafe.protection._foresight import stop_refusal
+from execsafe.protection._outcomes import Active, EntryDust, EntryFailed, EntryUnknown, OpenOutcome, RolledBack
 from execsafe.protection._settings import confirm_settings
 from execsafe.protection._shelf import Shelf
 from execsafe.protection.manager import ProtectionManager
@@ -49,53 +51,11 @@ register(Opening)
 register(SymbolClaim)
 
 
-@attrs.frozen(kw_only=True)
-class Active:
-    """Filled, and covered by a verified stop."""
-
-    opening: Opening
-    position: Position
-    protection: Protection
-
-
-@attrs.frozen(kw_only=True)
-class RolledBack:
-    """Filled, and closed again: verified flat. ``reason`` says why."""
-
-    opening: Opening
-    reason: str
-
-
-@attrs.frozen(kw_only=True)
-class EntryFailed:
-    """Nothing filled, and nothing can. ``error`` is what refused it, where something did."""
-
-    opening: Opening
-    reason: str
-    error: BaseException | None = attrs.field(default=None, eq=False, repr=False)
-
-    @property
-    def is_for_now(self) -> bool:
-        """Whether it was refused for now only, or interrupted: nothing was sent, and its key may be opened again."""
-        return self.opening.state is OpeningState.NOT_SENT
-
-
-@attrs.frozen(kw_only=True)
-class EntryUnknown:
-    """What is held, or what covers it, is not known yet. Watched and alarmed; ``recover()`` goes on."""
-
-    opening: Opening
-    reason: str
-
-
-OpenOutcome: TypeAlias = Active | RolledBack | EntryFailed | EntryUnknown
-"""Everything that opening a position can come to."""
-
-
 class PositionOpener:
     """Opens positions that are protected or flat again, whatever fails in between.
 
-    The steps: the plan and a claim on the symbol are written down; leverage and margin mode are confirmed; the entry
+    The steps: the plan and a claim on the symbol are written down; an entry whose stop the venue would not take is
+    refused; leverage and margin mode are confirmed; the entry
     goes through the gateway; whatever fills is covered at once by the manager, at a distance from the price really
     paid, and sized to what filled; what rests too long is canceled. Every step can be repeated: after a crash
     :meth:`recover` goes on from the records.
@@ -251,11 +211,9 @@ class PositionOpener:
             return await self._recorded(opening)
         record = await self._registry.find(opening.plan.key, account=opening.plan.account, leg=ENTRY_LEG)
         if record is None:
-            if resumed:
-                return await self._fail(name, opening, "interrupted before anything was sent", for_now=True)
-            lack = await confirm_settings(self.gateway.adapter, opening.plan, tries=self.policy.setting_tries)
-            if lack is not None:
-                return await self._fail(name, opening, lack.why, for_now=not lack.is_refused)
+            failed = await self._prepared(name, opening, resumed=resumed)
+            if failed is not None:
+                return failed
             if opening.plan.leverage is not None:
                 self._shelf.tell([self._event(EventType.LEVERAGE_CONFIRMED, opening)])
         end = await self._enter(name, opening)
@@ -264,6 +222,21 @@ class PositionOpener:
         if opening.state in {_S.PENDING_ENTRY, _S.UNPROTECTED_UNKNOWN}:
             opening = await self._save(name, become(opening, _S.ENTRY_PLACED, now_ms=self.clock.now_ms()))
         return await self._follow(name, opening)
+
+    async def _prepared(self, name: str, opening: Opening, *, resumed: bool) -> OpenOutcome | None:
+        """Make ready what must be before the entry goes out; None once it may."""
+        if resumed:
+            return await self._fail(name, opening, "interrupted before anything was sent", for_now=True)
+        plan, now_ms = opening.plan, self.clock.now_ms()
+        error = await stop_refusal(self.gateway, self.manager.reader, plan, self.policy, now_ms=now_ms)
+        if error is not None:
+            # The words of others may hold what must not be written down.
+            text = f": {error}" if isinstance(error, ExecsafeError) else ""
+            why = f"no stop could be placed: {type(error).__name__}{text}"
+            for_now = is_for_now(error) or not isinstance(error, ExecsafeError)
+            return await self._fail(name, opening, why, error, for_now=for_now)
+        lack = await confirm_settings(self.gateway.adapter, plan, tries=self.policy.setting_tries)
+        return None if lack is None else await self._fail(name, opening, lack.why, for_now=not lack.is_refused)
 
     async def _enter(self, name: str, opening: Opening) -> OpenOutcome | None:
         """Submit the entry (again: it is sent once); None once the venue has it."""
@@ -331,6 +304,8 @@ class PositionOpener:
             if position is not None and protection is not None and protection.is_safe:
                 done = await self._save(name, become(opening, _S.ACTIVE, now_ms=self.clock.now_ms()))
                 return Active(opening=done, position=position, protection=protection)
+            if position is not None and protection is not None and protection.state is ProtectionState.DUST:
+                return await self._left_as_dust(name, opening, position)
             if position is None and await self._is_flat(opening):
                 return await self._rolled_back(name, opening)
             if self.clock.now_ms() >= ends_ms:
@@ -378,6 +353,11 @@ class PositionOpener:
         await self._save(name, done, self._event(EventType.ENTRY_ROLLED_BACK, done))
         return RolledBack(opening=done, reason=reason)
 
+    async def _left_as_dust(self, name: str, opening: Opening, position: Position) -> OpenOutcome:
+        reason = f"{plain(position.quantity)} is left, too little to be protected or closed"
+        done = await self._save(name, become(opening, _S.DUST, now_ms=self.clock.now_ms(), note=reason))
+        return EntryDust(opening=done, position=position, reason=reason)
+
     async def _unknown(self, name: str, opening: Opening, reason: str) -> OpenOutcome:
         left = become(opening, _S.UNPROTECTED_UNKNOWN, now_ms=self.clock.now_ms(), note=reason)
         await self._save(name, left, self._event(EventType.POSITION_UNPROTECTED, left))
@@ -388,6 +368,8 @@ class PositionOpener:
         if opening.state in {_S.FAILED, _S.NOT_SENT}:
             return EntryFailed(opening=opening, reason=opening.note)
         position = await self._position(opening)
+        if opening.state is _S.DUST and position is not None:
+            return EntryDust(opening=opening, position=position, reason=opening.note)
         protection = None if position is None else self.manager.protection(position.position_id)
         if opening.state is _S.ROLLED_BACK or position is None or protection is None:
             return RolledBack(opening=opening, reason=opening.note or "closed since")

@@ -236,8 +236,9 @@ class SimVenue(Front):
         trigger = request.trigger_price
         if trigger is not None and (trigger <= 0 or instrument.safe_limit_price(trigger, Side.BUY) != trigger):
             raise VenueReject(RejectReason.PRICE_FILTER, "the trigger price is off the tick")
-        notional = instrument.notional(quantity, price or self.prices[request.symbol])
-        if instrument.min_notional is not None and notional < instrument.min_notional and not request.reduce_only:
+        notional = instrument.notional(quantity, price or trigger or self.prices[request.symbol])
+        is_exempt = request.reduce_only and self.markets[request.symbol].is_linear  # spot knows no reduce-only
+        if instrument.min_notional is not None and notional < instrument.min_notional and not is_exempt:
             raise VenueReject(RejectReason.NOTIONAL)
 
     def _is_duplicate(self, client_order_id: str | None, strikes: Strikes) -> bool:

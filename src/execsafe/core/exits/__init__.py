@@ -1,5 +1,6 @@
 """Exits as decisions: priorities, price ladder, sellable amount, rejects, holds and alarms. Pure."""
 
+from execsafe.core.dust import is_contract
 from execsafe.core.exits.ladder import (
     AskMarket,
     Decision,
@@ -13,7 +14,6 @@ from execsafe.core.exits.ladder import (
     anchored,
     decide,
     holding_that_counts,
-    is_contract,
     limit_from_slippage,
     pause_ms,
     sellable,

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from execsafe.core.dust import has_minimum_value, is_below_quantity, is_below_value, is_dust
 from execsafe.core.exits.policy import BPS, ExitPolicy
 from execsafe.core.exits.record import ExitRecord, ExitState, Hold
 from execsafe.errors import InvalidInput
@@ -17,11 +18,6 @@ from execsafe.model.position import Position
 from execsafe.model.values import EXACT, shorten
 
 _BPS_DIGITS: Final = 4
-
-
-def is_contract(symbol: str) -> bool:
-    """Whether ccxt's unified *symbol* is a derivative's, where reduce-only orders exist."""
-    return ":" in symbol
 
 
 def limit_from_slippage(side: Side, reference: Decimal, bps: int, instrument: Instrument) -> Decimal:
@@ -185,7 +181,7 @@ def decide(
     want = record.want_of(position)
     if want <= 0:
         return Finish(state=ExitState.CLOSED)
-    if is_below_quantity(instrument.floor_quantity(want), instrument):
+    if is_dust(want, None, instrument):
         return Finish(state=ExitState.DUST, quantity=want)
     quantity = sellable(want, sight.holding, instrument)
     if sight.holding is not None and is_below_quantity(quantity, instrument):
@@ -205,9 +201,10 @@ def _at(
     policy: ExitPolicy,
     instrument: Instrument,
 ) -> Decision:
-    has_minimum = policy.skip_under_min or not is_contract(record.symbol)
-    if has_minimum and is_below_value(want, reference, instrument):
+    contracts_exempt = not policy.skip_under_min
+    if is_dust(want, reference, instrument, contracts_exempt=contracts_exempt):
         return Finish(state=ExitState.DUST, quantity=want)
+    has_minimum = has_minimum_value(instrument, contracts_exempt=contracts_exempt)
     if has_minimum and is_below_value(quantity, reference, instrument):
         return Postpone(hold=Hold.LOCKED)  # what is free is not worth an order
     rungs = policy.rungs(record.reason)
@@ -225,16 +222,6 @@ def _short(position: Position, holding: Holding, want: Decimal, instrument: Inst
     if is_below_quantity(instrument.floor_quantity(min(want, holding.total)), instrument):
         return Disagree(position_quantity=position.quantity, venue_quantity=holding.total)
     return Postpone(hold=Hold.LOCKED)
-
-
-def is_below_quantity(quantity: Decimal, instrument: Instrument) -> bool:
-    """Whether no order can be made of it."""
-    return quantity <= 0 or (instrument.min_quantity is not None and quantity < instrument.min_quantity)
-
-
-def is_below_value(quantity: Decimal, price: Decimal, instrument: Instrument) -> bool:
-    """Whether it is worth less than the venue's minimum."""
-    return instrument.min_notional is not None and instrument.notional(quantity, price) < instrument.min_notional
 
 
 def pause_ms(record: ExitRecord, policy: ExitPolicy, attempts: int) -> int:

@@ -10,6 +10,7 @@ Rules:
 4. What cannot be read changes nothing: an acknowledged order counts until a reading that could show it does not, and
    nothing is canceled because something else is missing.
 5. What is not covered in time is closed, reduce-only, with the quantity that is really held.
+6. What is too small for any order is called dust, once, and left as it is.
 
 Every leg is in the record before it is sent, so that a restart sends the same leg again and never another.
 """
@@ -20,6 +21,7 @@ from decimal import Decimal
 
 import attrs
 
+from execsafe.core.dust import is_dust
 from execsafe.core.protection.record import (
     WOULD_TRIGGER,
     Action,
@@ -51,13 +53,18 @@ def decide(
     protection, seen = _settled(protection, seen)
     if seen.position is None or not seen.position.is_open:
         return _wind_up(protection, seen, now_ms)
+    if protection.state is _S.DUST:
+        return protection, ()
     if protection.state is _S.RELEASED:
         if now_ms < protection.released_until_ms:
             return protection, ()
         protection = enter(protection, _S.UNPROTECTED, exposed_since_ms=now_ms)
     want = seen.instrument.floor_quantity(seen.position.quantity)
-    if want <= 0:
-        return _cover(protection, want, now_ms), ()  # less than one step: no order can be placed for it
+    if is_dust(want, seen.price, seen.instrument):
+        if not _is_provided_for(protection, seen, want):
+            return _leave(protection, seen, seen.position.quantity, now_ms)
+        if want <= 0:
+            return _cover(protection, want, now_ms), ()  # no order can be made of it: what is there may still end it
     protection = _on_time(protection, seen.position, want, now_ms)
     if protection.state is not _S.CLOSING:
         protection, actions = _protect(protection, seen, policy, want, now_ms)
@@ -85,6 +92,26 @@ def _wind_up(protection: Protection, seen: Observation, now_ms: int) -> tuple[Pr
     if sent:
         return protection, tuple(CancelLeg(leg=leg) for leg in sent)
     return enter(protection, _S.CLOSED), ()
+
+
+def _is_provided_for(protection: Protection, seen: Observation, want: Decimal) -> bool:
+    """Whether something at the venue may cover or close it after all, however little it is."""
+    if any(view.seen is Seen.IN_DOUBT or (view.rests and view.leg.purpose is Purpose.CLOSE) for view in seen.legs):
+        return True
+    if protection.kind is StopKind.ATTACHED:
+        return protection.state is not _S.CLOSING  # such a stop covers any quantity
+    return any(_resting(seen, purpose, want, None) is not None for purpose in (Purpose.STOP, Purpose.TAKE))
+
+
+def _leave(
+    protection: Protection, seen: Observation, held: Decimal, now_ms: int
+) -> tuple[Protection, tuple[Action, ...]]:
+    """Dust: without orders of ours, and no exposure that an alarm could do anything about."""
+    sent = _sent_except(seen, None)
+    left = attrs.evolve(_cover(protection, ZERO, now_ms), legs=sent)
+    if sent:
+        return left, tuple(CancelLeg(leg=leg) for leg in sent)
+    return enter(left, _S.DUST, dust=held), ()
 
 
 def _protect(

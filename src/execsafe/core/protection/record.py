@@ -32,20 +32,23 @@ class ProtectionState(enum.StrEnum):
     SWITCHING_TO_STOP = "switching_to_sl"  # the take-profit goes, the stop comes
     RELEASED = "released"  # handed over to an exit for a while
     CLOSING = "closing"  # could not be covered, or reached its stop: being closed
+    DUST = "dust"  # too small to be protected or closed: left as it is
     CLOSED = "closed"  # flat, and nothing of ours is left at the venue
 
 
 _S = ProtectionState
-_ANY: Final = frozenset({_S.UNPROTECTED, _S.STOP, _S.RELEASED, _S.CLOSING, _S.CLOSED})
+_ANY: Final = frozenset({_S.UNPROTECTED, _S.STOP, _S.RELEASED, _S.CLOSING, _S.DUST, _S.CLOSED})
 
 PROTECTION_TRANSITIONS: Final[Mapping[ProtectionState, frozenset[ProtectionState]]] = {
     _S.UNPROTECTED: _ANY | {_S.TAKE_PROFIT},
     _S.STOP: _ANY,
-    _S.TAKE_PROFIT: frozenset({_S.SWITCHING_TO_STOP, _S.RELEASED, _S.CLOSING, _S.CLOSED}),
+    _S.TAKE_PROFIT: frozenset({_S.SWITCHING_TO_STOP, _S.RELEASED, _S.CLOSING, _S.DUST, _S.CLOSED}),
     # Never back to the take-profit: it may be gone already.
     _S.SWITCHING_TO_STOP: _ANY,
     _S.RELEASED: frozenset({_S.UNPROTECTED, _S.CLOSING, _S.CLOSED}),
-    _S.CLOSING: frozenset({_S.CLOSED}),
+    _S.CLOSING: frozenset({_S.DUST, _S.CLOSED}),
+    # Closed again where somebody asks for it: its price may have risen. One that has grown gets a record of its own.
+    _S.DUST: frozenset({_S.CLOSING, _S.CLOSED}),
     _S.CLOSED: frozenset(),
 }
 """Which state may follow which."""
@@ -136,6 +139,7 @@ class Protection:
         alarmed: POSITION_UNPROTECTED was raised for the present time without cover.
         placed: a stop has covered it at least once.
         released_until_ms: until when an exit has it.
+        dust: what was held when it was found to be DUST.
     """
 
     position_id: str
@@ -159,6 +163,7 @@ class Protection:
     alarmed: bool = False
     placed: bool = False
     released_until_ms: int = 0
+    dust: Decimal = ZERO
 
     @property
     def intent_key(self) -> str:
@@ -174,6 +179,10 @@ class Protection:
     def is_safe(self) -> bool:
         """Whether a stop that was verified covers it now, or a take-profit as was meant."""
         return self.is_covered and self.state in {_S.STOP, _S.TAKE_PROFIT} and self.verified_quantity > 0
+
+    def is_over(self, position: Position) -> bool:
+        """Whether *position* needs a new record: this one is closed, or was left as dust and has changed since."""
+        return self.state is _S.CLOSED or (self.state is _S.DUST and self.dust != position.quantity)
 
 
 # --- What is seen ----------------------------------------------------------------------------------
@@ -211,7 +220,8 @@ class Observation:
 
     ``position``: the book's, None once it is closed. ``readable``: the venue answered. ``attached_price``: the stop
     attached to the position, where the venue keeps it so. ``overlaps``: orders can be reduce-only, so that an old and
-    a new stop may rest together.
+    a new stop may rest together. ``price``: at which it could be closed now; read only once the venue has refused an
+    order, because it may have been too small.
     """
 
     position: Position | None
@@ -220,6 +230,7 @@ class Observation:
     readable: bool = True
     attached_price: Decimal | None = None
     overlaps: bool = True
+    price: Decimal | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -328,7 +339,7 @@ def refused(protection: Protection, error: str, policy: ProtectionPolicy, *, now
 def released(protection: Protection, policy: ProtectionPolicy, *, now_ms: int) -> Protection:
     """Left to an exit for a while."""
     until_ms = now_ms + round(policy.release_s * 1000)
-    if protection.state in {_S.CLOSING, _S.CLOSED}:
+    if protection.state in {_S.CLOSING, _S.DUST, _S.CLOSED}:
         return protection
     return enter(
         protection,

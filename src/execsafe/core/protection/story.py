@@ -22,7 +22,9 @@ def narrate(before: Protection | None, after: Protection, *, now_ms: int, held: 
         told.extend(_about_stop(before, after, held))
         if after.failures > before.failures:
             told.append((EventType.STOP_FAILED, f"{after.state.value}: try {after.failures}"))
-        if before.state is not after.state and before.state in _SWITCHES:
+        if before.state is not after.state and after.state is ProtectionState.DUST:
+            told.append((EventType.POSITION_DUST, before.state.value))
+        elif before.state is not after.state and before.state in _SWITCHES:
             told.append((EventType.PROTECTION_SWITCHED, f"{before.state.value}->{after.state.value}"))
     if after.alarmed and not (before is not None and before.alarmed):
         told.append((EventType.POSITION_UNPROTECTED, after.state.value))
