@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
@@ -10,6 +11,7 @@ import anyio
 import attrs
 from anyio.abc import TaskStatus
 
+from execsafe.buses.surviving import survived
 from execsafe.buses.telling import tell
 from execsafe.clock import SystemClock
 from execsafe.core.positions import PositionChange
@@ -210,17 +212,23 @@ class PriceBoard:
             task_status.started()
 
     async def _keep_fresh(self, is_hot: bool) -> None:
+        step = functools.partial(self._freshen, is_hot)
         while True:
-            woken = self._woken
-            hot = self.held().symbols
-            followed = hot if is_hot else self._symbols - hot
-            symbols = due(self._entries, followed, self._clock.now_ms(), self.policy, is_hot=is_hot)
-            if symbols:
-                await self._refresh(symbols)
-            first_ms = next_due_ms(self._entries, followed, self.policy, is_hot=is_hot)
-            wait_s = _IDLE_S if first_ms is None else (first_ms - self._clock.now_ms()) / 1_000
-            with anyio.move_on_after(min(max(wait_s, 0.001), _IDLE_S)):
-                await woken.wait()
+            if not await survived(step, "refreshing prices", log=_log):
+                await anyio.sleep(_IDLE_S)
+
+    async def _freshen(self, is_hot: bool) -> None:
+        """Refresh what is due, and wait until something else may be."""
+        woken = self._woken
+        hot = self.held().symbols
+        followed = hot if is_hot else self._symbols - hot
+        symbols = due(self._entries, followed, self._clock.now_ms(), self.policy, is_hot=is_hot)
+        if symbols:
+            await self._refresh(symbols)
+        first_ms = next_due_ms(self._entries, followed, self.policy, is_hot=is_hot)
+        wait_s = _IDLE_S if first_ms is None else (first_ms - self._clock.now_ms()) / 1_000
+        with anyio.move_on_after(min(max(wait_s, 0.001), _IDLE_S)):
+            await woken.wait()
 
     async def _refresh(self, symbols: Sequence[str]) -> None:
         """One request for what nobody asks for yet; wait for the rest."""

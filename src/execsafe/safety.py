@@ -11,6 +11,7 @@ import anyio
 import attrs
 from anyio.abc import TaskStatus
 
+from execsafe.buses.surviving import survived
 from execsafe.buses.telling import tell
 from execsafe.clock import SystemClock
 from execsafe.core import safety
@@ -266,14 +267,11 @@ class SafetyMonitor:
             raise
 
     async def run(self, *, interval_s: float = 1.0, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Refresh every *interval_s* until cancelled; run it in a task group. A store that fails is asked again."""
+        """Refresh every *interval_s* until cancelled; run it in a task group. What fails is logged and tried again."""
         check_seconds(interval_s, "interval_s")
         task_status.started()
         while True:
-            try:
-                await self.refresh()
-            except StoreError as error:
-                _log.warning("the trading state could not be refreshed (%s)", type(error).__name__)
+            await survived(self.refresh, "refreshing the trading state", log=_log)
             await anyio.sleep(interval_s)
 
     # --- inside ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from execsafe.bot.openings import Openings
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Close, Decision, Leg, Open, TradePair
 from execsafe.bot.targets import Harvester
+from execsafe.buses.surviving import survived
 
 _log = logging.getLogger("execsafe.bot.desk")
 _ZERO: Final = Decimal(0)
@@ -435,9 +436,12 @@ class TradingDesk:
 
 async def _or_later(step: Callable[[], Awaitable[object]]) -> None:
     """A pass that fails is told and comes again: one part that cannot be asked now keeps no other from its work."""
-    try:
-        await step()
-    except execsafe.AlreadyInFlight as error:
-        _log.debug("%s: %s", getattr(step, "__qualname__", "a pass"), error)  # another caller is at it
-    except execsafe.ExecsafeError as error:
-        _log.warning("%s: %s; it comes again", getattr(step, "__qualname__", "a pass"), error)
+    name = getattr(step, "__qualname__", "a pass")
+
+    async def attempt() -> None:
+        try:
+            await step()
+        except execsafe.AlreadyInFlight as error:
+            _log.debug("%s: %s", name, error)  # another caller is at it
+
+    await survived(attempt, name, log=_log)

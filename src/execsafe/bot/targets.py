@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable
 from decimal import Decimal
@@ -11,6 +12,7 @@ import attrs
 
 import execsafe
 from execsafe import exits
+from execsafe.buses.surviving import survived
 from execsafe.levels import HarvestLeg
 from execsafe.ports import Batch, Put
 from execsafe.stores import commit_shielded, register
@@ -118,10 +120,8 @@ class Harvester:
         while True:
             await anyio.sleep(self._interval_s)
             for targets, _ in list(self._known.values()):
-                try:
-                    await self._look(targets)
-                except execsafe.ExecsafeError:
-                    _log.exception("the targets of %s could not be looked at", targets.position_id)
+                look = functools.partial(self._look, targets)
+                await survived(look, f"a look at the targets of {targets.position_id}", log=_log)
 
     async def _look(self, targets: Targets) -> None:
         position = self._book.find(targets.position_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import anyio
 import attrs
 
+from execsafe.buses.surviving import survived
 from execsafe.core import exits
 from execsafe.core.exits import ExitPolicy, ExitReason, ExitRecord, ExitState
 from execsafe.errors import AlreadyInFlight, StaleFencingToken, StoreError, VersionConflict
@@ -30,6 +32,7 @@ from execsafe.model.values import Number, check_seconds, to_positive
 from execsafe.ports import Clock, Listener, PositionSource, Protections
 from execsafe.views import VenueReader
 
+_log = logging.getLogger("execsafe.exits")
 _AT_ONCE: Final = 8
 _LOOKS_FOR_A_CLAIM_MAX: Final = 100
 _CLAIM_PAUSE_S: Final = 0.01
@@ -146,13 +149,10 @@ class ExitManager:
         return await self._go_on(OnBusy.FAIL)
 
     async def run(self, interval_s: float = 1.0) -> None:
-        """:meth:`tick` for ever. A store that fails is tried again with the next tick."""
+        """:meth:`tick` for ever. What fails is logged and tried again with the next tick."""
         check_seconds(interval_s, "interval_s")
         while True:
-            try:
-                await self.tick()
-            except StoreError as error:
-                self._desk.caught("store", error)
+            await survived(self.tick, "a pass over the exits", log=_log)
             await anyio.sleep(interval_s)
 
     # --- looking ---------------------------------------------------------------------------------
@@ -347,8 +347,8 @@ class ExitManager:
                 return await self._pass(newest, claim)
         except (Overtaken, StaleFencingToken):
             return None
-        except StoreError as error:  # one that cannot go on now keeps no other from it
-            self._desk.caught("store", error)
+        except Exception as error:  # noqa: BLE001 - one that cannot go on now keeps no other from it
+            self._desk.caught("store" if isinstance(error, StoreError) else "an exit", error)
             return None
 
     async def _raise_alarms(self, record: ExitRecord) -> None:

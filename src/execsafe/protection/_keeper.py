@@ -31,7 +31,7 @@ from execsafe.core.protection.record import (
 )
 from execsafe.core.protection.story import narrate
 from execsafe.core.trailing import Hold, MoveStop, TrailingStop, Triggered, needs_saving, step, with_stop
-from execsafe.errors import ExecsafeError, StoreError, VenueUnavailable, VersionConflict
+from execsafe.errors import StoreError, VenueUnavailable, VersionConflict
 from execsafe.gateway import OrderGateway
 from execsafe.intents import is_settled
 from execsafe.model.instrument import Instrument
@@ -127,12 +127,12 @@ class Keeper:
 
     async def tend(self, position_id: str) -> Protection | None:
         """Look after one position until it is covered, or nothing more can be done now; None: it is closed."""
-        failure: ExecsafeError | None = None
+        failure: Exception | None = None
         async with self.turn(position_id), anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, position_id)
             try:
                 await self._rounds(position_id)
-            except ExecsafeError as error:  # not as a group
+            except Exception as error:  # noqa: BLE001 - raised below, not as a group
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:

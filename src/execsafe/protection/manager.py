@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from execsafe.buses.surviving import survived
 from execsafe.core.protection.record import (
     Protection,
     ProtectionPolicy,
@@ -19,7 +20,7 @@ from execsafe.core.protection.record import (
     resumed,
     tightened,
 )
-from execsafe.errors import ExecsafeError, VenueUnavailable
+from execsafe.errors import VenueUnavailable
 from execsafe.gateway import OrderGateway
 from execsafe.model.position import Position, PositionKey, Snapshot
 from execsafe.model.values import Number, to_positive
@@ -120,11 +121,11 @@ class ProtectionManager:
         """One pass over all positions; the records afterwards.
 
         Raises:
-            ExecsafeError: at least one position could not be looked after (all others were).
+            Exception: at least one position could not be looked after (all others were).
         """
         await self.open()
         await self.book.catch_up()
-        failures: list[ExecsafeError] = []
+        failures: list[Exception] = []
         for position in self.book.open_positions(self.account):
             with _collecting(failures):
                 await self._keeper.known(position)
@@ -157,10 +158,7 @@ class ProtectionManager:
 
         async def again(step: Callable[[], Awaitable[object]]) -> None:
             while True:
-                try:
-                    await step()
-                except ExecsafeError:
-                    _log.exception("a pass over the protections failed")
+                await survived(step, "a pass over the protections", log=_log)
                 await anyio.sleep(self.policy.interval_s)
 
         async with anyio.create_task_group() as tasks:
@@ -290,9 +288,9 @@ class ProtectionManager:
 
 
 @contextlib.contextmanager
-def _collecting(failures: list[ExecsafeError]) -> Iterator[None]:
+def _collecting(failures: list[Exception]) -> Iterator[None]:
     """One position that cannot be looked after now keeps no other from it."""
     try:
         yield
-    except ExecsafeError as error:
+    except Exception as error:  # noqa: BLE001 - raised once all others were looked after
         failures.append(error)

@@ -117,17 +117,17 @@ class PositionOpener:
         An entry that was never journalled is not sent by it; its key may be opened again.
 
         Raises:
-            ExecsafeError: at least one could not be brought to an end now (all others were).
+            Exception: at least one could not be brought to an end now (all others were).
         """
         await self._load(again=True)
         outcomes: list[OpenOutcome] = []
-        failures: list[ExecsafeError] = []
+        failures: list[Exception] = []
 
         async def go_on(name: str, known: Opening) -> None:
             try:
                 async with _Busy(self._busy, name):
                     outcomes.append(await self._drive(name, known, resumed=True))
-            except ExecsafeError as error:
+            except Exception as error:  # noqa: BLE001 - raised once all others have gone on
                 failures.append(error)
 
         async with anyio.create_task_group() as tasks:

@@ -10,6 +10,7 @@ import anyio
 import attrs
 
 from execsafe._calls import within
+from execsafe.buses.surviving import survived
 from execsafe.buses.telling import tell
 from execsafe.core.findings import (
     OF_POSITIONS,
@@ -206,10 +207,7 @@ class Reconciler:
         """
         pause_s = self.policy.interval_s if interval_s is None else check_seconds(interval_s, "interval_s")
         while True:
-            try:
-                await (self.reconcile() if self._has_passed else self.barrier())
-            except ExecsafeError as error:
-                _log.warning("a pass failed (%s: %s); it comes again", type(error).__name__, error)
+            await survived(self.reconcile if self._has_passed else self.barrier, "a pass", log=_log)
             await anyio.sleep(pause_s)
 
     async def adopt(self, symbol: str) -> Position | None:
