@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -256,3 +257,38 @@ def test_g16_a_password_in_a_store_url_is_not_repeated(url, capsys):
     assert cli.main(["intents", url]) == 2
     told = capsys.readouterr()
     assert "hunter2" not in told.out + told.err
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------
+
+
+def test_whoever_reads_only_the_first_line_sees_no_error():
+    """As with every tool in a pipe before ``head``."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "execsafe", *CALM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=sys_environment(),
+    ) as done:
+        assert done.stdout.readline()
+        done.stdout.close()
+        errors = done.stderr.read()
+    assert (done.returncode, errors) == (141, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_interrupted_demo_closes_its_clients_and_says_nothing_more():
+    with subprocess.Popen(
+        [sys.executable, "-m", "execsafe", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=sys_environment(),
+    ) as done:
+        for line in done.stdout:
+            if "orders" in line and "signals," in line:  # the bots are at work
+                break
+        done.send_signal(signal.SIGINT)
+        _, errors = done.communicate(timeout=60)
+    assert (done.returncode, errors) == (130, "")

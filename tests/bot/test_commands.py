@@ -138,3 +138,49 @@ def test_the_module_runs_as_a_command(path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, "sandbox = true" in done.stdout) == (0, True), done.stderr
+
+
+class Unreachable:
+    """A venue's client without a network."""
+
+    def __init__(self, error):
+        self.error = error
+        self.is_closed = False
+
+    def __call__(self, _config):
+        import ccxt.async_support as ccxt
+
+        exchange = ccxt.binanceusdm({"apiKey": "k" * 8, "secret": "s" * 8})
+        original = exchange.close
+
+        async def load_markets(*_args, **_kwargs):
+            raise self.error
+
+        async def close():
+            self.is_closed = True
+            await original()
+
+        exchange.load_markets, exchange.close = load_markets, close
+        return exchange
+
+
+@pytest.mark.parametrize("command", ["run", "resolve"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OSError("no route to host"), id="the network"),
+        pytest.param(RuntimeError("https://example.com/?signature=0123456789abcdef"), id="anything else"),
+    ],
+)
+def test_a_venue_that_cannot_be_reached_is_one_sentence_and_could_not_be_done(
+    command, error, path, monkeypatch, capsys
+):
+    """Status 1 would say that something is in doubt: nothing was sent."""
+    venue = Unreachable(error)
+    monkeypatch.setattr(live, "make_exchange", venue)
+    assert cli.main([command, "--config", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "could not be asked at the start, and nothing was done" in told
+    assert "0123456789abcdef" not in told
+    assert venue.is_closed

@@ -209,3 +209,15 @@ def test_ages_have_two_units_at_most(ms, text):
 )
 def test_amounts_have_no_trailing_zeros(value, text):
     assert report.amount(Decimal(value)) == text
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [("40", 40), ("", 100), ("300", 100), ("5", 20), ("wide", 100)],
+    ids=["as said", "unsaid", "no wider than is good to read", "no narrower than words", "nonsense"],
+)
+def test_text_is_as_wide_as_columns_says_also_when_piped(columns, expected, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    screen.say("word " * 100)
+    longest = max(map(len, capsys.readouterr().out.splitlines()))
+    assert expected - len("word ") < longest <= expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ _SIGNALS_FAST: Final = 12
 _BROKEN: Final = 1
 _IMPOSSIBLE: Final = 2
 _INTERRUPTED: Final = 130
+_NOBODY_READS: Final = 141  # as of a command that SIGPIPE has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         status: int = options.run(options)
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -31,9 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = _reason(error)
         if reason is None:
             raise
+        if isinstance(reason, BrokenPipeError):
+            return _read_by_nobody()
         print(f"execsafe: {reason}", file=sys.stderr)
         return _IMPOSSIBLE
     return status
+
+
+def _read_by_nobody() -> int:
+    """Whoever read the output has had enough (``| head``): no news, and nothing that is left can be shown to them."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _NOBODY_READS
 
 
 def _reason(error: Exception) -> Exception | None:

@@ -84,6 +84,7 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
         desk = _desk(config, strategy, exchange, listeners)
         feed = VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle)
         runner = Runner(desk, strategy, feed)
+        await _reach(desk)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_stop_on_signal, runner)
             result = await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
@@ -104,6 +105,7 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
     exchange = make_exchange(config) if exchange is None else exchange
     try:
         desk = _desk(config, strategy, exchange, ())
+        await _reach(desk)
         async with desk.running(decides=False):
             return await desk.stop(flat=False, timeout_s=config.run.stop_timeout_s)
     finally:
@@ -119,6 +121,25 @@ def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Seque
         symbols=config.strategy.symbols,
         listeners=listeners,
     )
+
+
+async def _reach(desk: TradingDesk) -> None:
+    """Read the rules of all symbols before anything else, which the desk then has at hand.
+
+    Raises:
+        ExecsafeError: the venue cannot be asked. Nothing was done.
+    """
+    try:
+        for symbol in desk.symbols:
+            await desk.adapter.prepare(symbol)
+    except execsafe.ExecsafeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the client raises: it could not be asked
+        facts = desk.adapter.judge(error, execsafe.Operation.LOOK_UP).facts
+        raise execsafe.VenueUnavailable(
+            f"{desk.adapter.venue_name} could not be asked at the start, and nothing was done ({facts.kind}: "
+            f"{facts.message})"
+        ) from None
 
 
 async def _stop_on_signal(runner: Runner) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 WIDTH: Final = 100
+_NARROWEST: Final = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -34,9 +35,15 @@ def is_fancy(environment: Mapping[str, str] = os.environ) -> bool:
     return sys.stdout.isatty() and not plain and importlib.util.find_spec("rich") is not None
 
 
+def width(environment: Mapping[str, str] = os.environ) -> int:
+    """How wide text may be: what ``COLUMNS`` says, also when piped; never wider than is good to read."""
+    said = environment.get("COLUMNS", "")
+    return min(WIDTH, max(_NARROWEST, int(said))) if said.isdecimal() else WIDTH
+
+
 def say(text: str = "") -> None:
     """Print a paragraph, wrapped; at once, also when piped."""
-    print("\n".join(textwrap.wrap(text, WIDTH)) if text else "", flush=True)
+    print("\n".join(textwrap.wrap(text, width())) if text else "", flush=True)
 
 
 @contextlib.contextmanager

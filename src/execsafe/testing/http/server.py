@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import aiohttp
+import anyio
 from aiohttp import web
 
 from execsafe.clock import SystemClock
@@ -136,13 +137,14 @@ class VenueServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for exchange in self._exchanges:
-            await exchange.close()
-        for session in self._sessions:
-            await session.close()
-        if self._runner is not None:
-            await asyncio.sleep(0.01)  # connections that are just being accepted become known, and are closed too
-            await self._runner.cleanup()
+        with anyio.CancelScope(shield=True):  # whoever is interrupted leaves no open client behind either
+            for exchange in self._exchanges:
+                await exchange.close()
+            for session in self._sessions:
+                await session.close()
+            if self._runner is not None:
+                await asyncio.sleep(0.01)  # connections that are just being accepted become known, and are closed too
+                await self._runner.cleanup()
 
     def exchange(self, name: str, **config: Any) -> Any:
         """A ready ccxt exchange bound to this server; closed with it. *config* goes to ccxt."""
