@@ -106,6 +106,46 @@ async def test_a_stop_that_keeps_says_what_it_keeps():
     assert any(order.request.trigger_price for order in world.venue.open_orders(BTC)), "its stop stays"
 
 
+class Rubbish(Strategy):
+    """Opens a position, and wants something two candles later that is no decision."""
+
+    def __init__(self, symbols, settings, value="open BTC", at=3):
+        super().__init__(symbols, settings)
+        self.value, self.at, self.seen = value, at, 0
+
+    def on_candles(self, candles, desk):
+        self.seen += 1
+        if self.seen == 1:
+            yield Open(id="open", symbol=BTC, side="long")
+        if self.seen == self.at:
+            yield self.value
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("open BTC", "str"), (None, "NoneType"), ({"symbol": BTC}, "dict"), (Open, "type"), ([], "list")],
+)
+async def test_what_is_no_decision_ends_the_run_at_once_by_name_and_type_and_in_good_order(value, kind):
+    """Counted as one result among others, it would be noticed when the bot has done nothing for a week."""
+    world = World(Rubbish((BTC,), {}, value))
+    with pytest.raises(execsafe.InvalidInput, match=f"Rubbish wanted a {kind}; a decision is an Open"):
+        await world.runner.run(flat=True)
+    assert world.runner.strategy.seen == 3, "fails fast"
+    assert [name for name, _ in world.told] == ["open"]
+    assert world.venue.ledger.position(BTC) == 0, "what is held is ended as at any stop"
+
+
+@pytest.mark.anyio
+async def test_a_text_in_place_of_a_list_is_no_decision_either():
+    class Text(Strategy):
+        def on_candles(self, candles, desk):
+            return "open"
+
+    with pytest.raises(execsafe.InvalidInput, match="Text wanted a str"):
+        await World(Text((BTC,), {})).runner.run()
+
+
 def strategy(name, **more):
     return configuration.StrategyConfig(name=name, symbols=(BTC,), **more)
 

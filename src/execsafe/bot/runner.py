@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -17,7 +17,7 @@ from execsafe.bot.config import StrategyConfig
 from execsafe.bot.desk import Came, Leftover, TradingDesk
 from execsafe.bot.feed import Feed, Moment
 from execsafe.bot.pairs import Pairs
-from execsafe.bot.strategy import Decision, Strategy, TradePair
+from execsafe.bot.strategy import Close, Decision, Open, Strategy, TradePair
 from execsafe.bot.waves import Waves
 
 _log = logging.getLogger("execsafe.bot.runner")
@@ -78,6 +78,7 @@ class Runner:
         self.results: Counter[str] = Counter()
         self._tell = tell
         self._stopping = anyio.Event()
+        self._refused: execsafe.InvalidInput | None = None
 
     def request_stop(self) -> None:
         """End after what is being carried out now; may be called from a signal handler."""
@@ -87,6 +88,9 @@ class Runner:
         """Until the feed ends or :meth:`request_stop`: then end gracefully, and say what is left.
 
         Nothing new is decided before everything from before is settled (:meth:`TradingDesk.running`).
+
+        Raises:
+            InvalidInput: the strategy wanted something that is no decision. The run has ended as gracefully.
         """
         async with self.desk.running():
             async with anyio.create_task_group() as tasks:
@@ -95,6 +99,8 @@ class Runner:
                 tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 leftover = await self.desk.stop(flat=flat, timeout_s=stop_timeout_s)
+        if self._refused is not None:
+            raise self._refused
         return RunResult(results=self.results, leftover=leftover)
 
     async def _until_stop(self, scope: anyio.CancelScope) -> None:
@@ -107,6 +113,10 @@ class Runner:
         async with contextlib.aclosing(moments), anyio.create_task_group() as tasks:
             async for moment in moments:
                 decisions = self._decide(moment)
+                self._refused = self._refusal(decisions)
+                if self._refused is not None:
+                    _log.error("%s", self._refused)
+                    break
                 if moment.is_past:
                     continue  # made in the past, and carried out then, or too late now
                 for decision in decisions:
@@ -120,6 +130,14 @@ class Runner:
             _log.exception("the strategy failed on the candles of %d", moment.closed_at_ms)
             self.results["strategy failed"] += 1
             return []
+
+    def _refusal(self, wanted: Sequence[object]) -> execsafe.InvalidInput | None:
+        """Why what a strategy wanted cannot be carried out: a defect that no later candle mends."""
+        for one in wanted:
+            if not isinstance(one, Open | Close | TradePair):
+                name, kind = type(self.strategy).__name__, type(one).__name__
+                return execsafe.InvalidInput(f"{name} wanted a {kind}; a decision is an Open, a Close or a TradePair")
+        return None
 
     def _time_of(self, moment: Moment) -> int:
         return self.desk.clock.now_ms() if moment.is_recorded else moment.closed_at_ms
