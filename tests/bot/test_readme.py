@@ -1,6 +1,8 @@
 """The README's and the quickstart's code does what the text says."""
 
+import gc
 import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,8 +58,12 @@ async def test_both_ways_in_of_the_readme_place_one_order_each(readme, tmp_path,
         exec(compile(block, "README.md", "exec"), names)
     async with VenueServer() as server:
         names["ccxt"] = SimpleNamespace(binance=lambda config: server.exchange("binance", **config))
-        order = await names["buy"]({})
-        outcome = await names["submit"](server.exchange("binance"))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            order = await names["buy"]({})
+            outcome = await names["submit"](server.exchange("binance"))
+            gc.collect()
+        assert [str(warning.message) for warning in told] == [], "neither leaves its store open"
 
         assert order["intentKey"] == "signal-42"
         assert isinstance(outcome, execsafe.Accepted)
