@@ -7,6 +7,7 @@ Nothing heavy is imported until a fixture is asked for.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,7 +69,10 @@ def execsafe_adapter(execsafe_venue: SimVenue, execsafe_clock: VirtualClock, exe
 
 @pytest.fixture
 def execsafe_store() -> Store:
-    """A store in memory, not yet opened."""
+    """A store in memory, open."""
     from execsafe.stores.memory import MemoryStore
 
-    return MemoryStore()
+    store = MemoryStore()
+    with contextlib.suppress(StopIteration):
+        store.open().send(None)  # it waits for nothing, so that no event loop is needed: any test may ask for it
+    return store
