@@ -13,7 +13,6 @@ from decimal import Decimal
 import anyio
 import attrs
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from execsafe.testing.faults import Fault
 from execsafe.testing.loop import ProcessKilled, run_simulated, run_simulated_trio
 from execsafe.testing.venue import FillStep
 from exit_rig import CALM, LONG, SHORT, SOON, SPOT, Desk
+from turns import Turns, run_in_turns
 
 D = Decimal
 HELD = D("360.41")  # of 360.6 bought
@@ -117,29 +117,6 @@ class World:
         assert desk.exits.stats().duplicates_executed == 0
 
 
-class Turns:
-    """Counts the turns of tasks on either backend, and cancels at one of them."""
-
-    def __init__(self, at: int | None = None) -> None:
-        self.count = 0
-        self.scope: anyio.CancelScope | None = None
-        self._at = at
-
-    def turn(self, _number: int = 0) -> None:
-        if self.scope is not None:
-            self.count += 1
-            if self.count == self._at:
-                self.scope.cancel()
-
-
-class TrioTurns(trio.abc.Instrument):
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def before_task_step(self, task) -> None:
-        self._turns.turn()
-
-
 async def cancelled(name: str, turns: Turns) -> int:
     world = World(SCENARIOS[name])
     await world.prepare()
@@ -154,18 +131,7 @@ async def cancelled(name: str, turns: Turns) -> int:
 
 def run_cancelled(name: str, backend: str, at: int | None = None) -> int:
     turns = Turns(at)
-    if backend == "asyncio":
-        return run_simulated(cancelled, name, turns, on_step=turns.turn)
-
-    async def main() -> int:
-        instrument = TrioTurns(turns)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            return await cancelled(name, turns)
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-
-    return run_simulated_trio(main)
+    return run_in_turns(backend, turns, cancelled, name, turns)
 
 
 def points(steps: int, most: int | None) -> range:

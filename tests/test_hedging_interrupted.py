@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 import attrs
 import pytest
-import trio
 
 from execsafe.core.hedging import HedgePolicy
 from execsafe.errors import ExecsafeError
@@ -22,9 +21,10 @@ from execsafe.hedging import Aborted, Deduplicated, Executed
 from execsafe.hedging.journal import PLANS
 from execsafe.model.outcome import Operation
 from execsafe.testing.faults import Fault, FaultPlan, Strike, defensible
-from execsafe.testing.loop import ProcessKilled, run_simulated, run_simulated_trio
+from execsafe.testing.loop import ProcessKilled, run_simulated
 from execsafe.testing.venue import FillStep
 from hedge_world import PROFILE, A, B, World, pair
+from turns import Turns, run_in_turns
 
 D = Decimal
 FRESH_MS = 1_700_000_000_000 + 10**9
@@ -50,29 +50,6 @@ class End:
     verdict: str
     positions: tuple[Decimal, Decimal]
     steps: int = 0
-
-
-class Turns:
-    """Counts the turns of tasks on either backend, and cancels at one of them."""
-
-    def __init__(self, at: int | None) -> None:
-        self.count = 0
-        self.scope: anyio.CancelScope | None = None
-        self._at = at
-
-    def turn(self, _number: int = 0) -> None:
-        if self.scope is not None:
-            self.count += 1
-            if self.count == self._at:
-                self.scope.cancel()
-
-
-class TrioTurns(trio.abc.Instrument):
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def before_task_step(self, task: Any) -> None:
-        self._turns.turn()
 
 
 def a_world(name: str, **policy: Any) -> World:
@@ -165,18 +142,7 @@ async def play(name: str, turns: Turns, grace_s: float, seen: list[Any]) -> End:
 
 def cancelled(name: str, backend: str, at: int | None, grace_s: float, seen: list[Any]) -> End:
     turns = Turns(at)
-    if backend == "asyncio":
-        return run_simulated(play, name, turns, grace_s, seen, on_step=turns.turn)
-
-    async def main() -> End:
-        instrument = TrioTurns(turns)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            return await play(name, turns, grace_s, seen)
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-
-    return run_simulated_trio(main)
+    return run_in_turns(backend, turns, play, name, turns, grace_s, seen)
 
 
 @pytest.mark.guarantee(9, 13)

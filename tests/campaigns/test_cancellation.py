@@ -7,7 +7,6 @@ A "step" is one turn of one task, so every await of every function on the path i
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from typing import Any
 
 import anyio
 import attrs
@@ -25,8 +24,8 @@ from execsafe.testing.adapter import SIM_PROFILE, SimAdapter
 from execsafe.testing.auditor import Auditor, Evidence
 from execsafe.testing.clock import VirtualClock
 from execsafe.testing.faults import FaultPlan
-from execsafe.testing.loop import run_simulated, run_simulated_trio
 from execsafe.testing.venue import SimVenue
+from turns import Turns, run_in_turns
 
 RESTING = Intent(key="k", symbol="BTC/USDT", side="buy", quantity="0.5", limit_price=50_000)
 MARKET = Intent(key="k", symbol="BTC/USDT", side="sell", quantity="0.5")
@@ -134,29 +133,6 @@ class End:
     steps: int
 
 
-class Turns:
-    """Counts the turns of tasks on either backend, and cancels at one of them."""
-
-    def __init__(self, at: int | None) -> None:
-        self.count = 0
-        self.scope: anyio.CancelScope | None = None
-        self._at = at
-
-    def turn(self, _number: int = 0) -> None:
-        if self.scope is not None:
-            self.count += 1
-            if self.count == self._at:
-                self.scope.cancel()
-
-
-class TrioTurns(trio.abc.Instrument):
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def before_task_step(self, task: Any) -> None:
-        self._turns.turn()
-
-
 async def play(name: str, turns: Turns) -> End:
     faults, before, call = SCENARIOS[name]
     desk = Desk(faults, is_poor="refused" in name)
@@ -212,18 +188,7 @@ async def judged(desk: Desk, steps: int) -> End:
 
 def run(name: str, backend: str, at: int | None = None) -> End:
     turns = Turns(at)
-    if backend == "asyncio":
-        return run_simulated(play, name, turns, on_step=turns.turn)
-
-    async def main() -> End:
-        instrument = TrioTurns(turns)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            return await play(name, turns)
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-
-    return run_simulated_trio(main)
+    return run_in_turns(backend, turns, play, name, turns)
 
 
 @pytest.mark.guarantee(13)
