@@ -43,7 +43,10 @@ class Reader(Asker, Protocol):
 
 def account_of(adapter: Asker) -> Account:
     """The venue's row, the weakest one for an unknown."""
-    return ACCOUNTS.get(adapter.exchange_id, _UNLISTED)
+    known = ACCOUNTS.get(adapter.family, _UNLISTED)
+    if adapter.family == adapter.exchange_id:
+        return known
+    return attrs.evolve(known, spot_trades=None, contract_trades=None)  # how long a relative's pages are is not known
 
 
 # --- Positions -------------------------------------------------------------------------------------
@@ -295,7 +298,7 @@ async def _period(adapter: Reader, symbol: str, trades: Trades, start: int, end:
 
 def _check_explained(adapter: Reader, symbol: str, start: int, rows: Sequence[Any], listed_ids: set[Any]) -> None:
     """ccxt leaves out fills of other symbols, and those from before. Nothing else may be missing."""
-    market = None if adapter.exchange_id in _EVERY_SYMBOL else markets_of(adapter.exchange).get(symbol)
+    market = None if adapter.family in _EVERY_SYMBOL else markets_of(adapter.exchange).get(symbol)
     for row in rows:
         trade = adapter.exchange.parse_trade(row, market)
         at_ms: object = trade.get("timestamp")

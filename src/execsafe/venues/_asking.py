@@ -27,6 +27,7 @@ class Asker(Protocol):
 
     exchange: Any
     exchange_id: str
+    family: str
 
     @property
     def clock(self) -> Clock:

@@ -24,6 +24,7 @@ class CcxtViews(ExchangeAdapter):
 
     exchange: Any
     exchange_id: str
+    family: str
     details: Details | None
     _clock: Clock
 

@@ -13,7 +13,7 @@ from execsafe.model.venue import Expiry, VenueProfile
 from execsafe.venues import _parsing
 from execsafe.venues._details import Details, Stops
 from execsafe.venues._shapes import is_contract, markets_of, options_of
-from execsafe.venues.profiles import PROFILES
+from execsafe.venues.profiles import PROFILES, family_of
 
 _IDS: Final = frozenset(
     {
@@ -105,7 +105,7 @@ def check(intent: Intent, profile: VenueProfile, details: Details | None, exchan
     for names, reason in _REASONS:
         for name in sorted(names & set(params)):
             raise _refused(intent, f"params[{name!r}] is refused: {reason}")
-    if params.get("marginMode") is not None and not is_contract(intent.symbol) and profile.name != "okx":
+    if params.get("marginMode") is not None and not is_contract(intent.symbol) and family_of(profile.name) != "okx":
         raise _refused(intent, "params['marginMode'] on spot sends the order where look-ups do not see it")
     if details is not None and details.has_no_expiry_on_contracts and is_contract(intent.symbol):
         _check_expiry(intent, profile)
@@ -127,7 +127,7 @@ def _check_expiry(intent: Intent, profile: VenueProfile) -> None:
 
 
 def _check_market(intent: Intent, profile: VenueProfile, details: Details, exchange: object) -> None:
-    if profile.name in PROFILES and intent.type.lower() not in _TYPES:
+    if family_of(profile.name) in PROFILES and intent.type.lower() not in _TYPES:
         raise _refused(intent, f"orders of type {shorten(intent.type)} may be filed where look-ups do not see them")
     if intent.type.lower() != "market":
         return
@@ -140,7 +140,7 @@ def _check_market(intent: Intent, profile: VenueProfile, details: Details, excha
                 f"a spot market buy on {profile.name} takes the amount of quote currency to spend, not a quantity: use "
                 "a limit order (with timeInForce 'IOC')",
             )
-        if profile.name == "bybit" and options.get("enableUnifiedAccount") is False:
+        if family_of(profile.name) == "bybit" and options.get("enableUnifiedAccount") is False:
             raise _refused(intent, "a classic bybit account takes a spot market buy in quote currency")
     if details.price_for_market and intent.limit_price is None:
         raise _refused(intent, f"{profile.name} needs a price for a market order, to bound its slippage")

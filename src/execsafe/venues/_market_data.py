@@ -87,7 +87,7 @@ async def order_book(adapter: Asker, symbol: str, depth: int) -> OrderBook:
     """
     check_count(depth, "depth")
     await load_markets(adapter)
-    row = BOOKS.get(adapter.exchange_id, Books())
+    row = BOOKS.get(adapter.family, Books())
     allowed = row.contract_depths if is_contract(symbol) else row.spot_depths
     limit = next((size for size in allowed if size >= depth), allowed[-1] if allowed else depth)
     asked_at_ms = adapter.clock.now_ms()
@@ -135,7 +135,7 @@ async def quotes(adapter: Asker, symbols: Sequence[str]) -> Mapping[str, Quote]:
 
 
 async def _quotes(adapter: Asker, symbols: list[str], *, contracts: bool) -> dict[str, Quote]:
-    row = BOOKS.get(adapter.exchange_id, Books())
+    row = BOOKS.get(adapter.family, Books())
     method = row.contract_quotes if contracts else row.spot_quotes
     asked_at_ms = adapter.clock.now_ms()
     tickers: dict[str, Any] = {}

@@ -35,8 +35,8 @@ from execsafe.venues._ccxt_views import CcxtViews
 from execsafe.venues._details import DETAILS, Details
 from execsafe.venues._settings import AlreadySo
 from execsafe.venues._shapes import AnswerUnusable, CcxtLike, is_contract, markets_of, options_of
-from execsafe.venues.outcomes import OUTCOMES
-from execsafe.venues.profiles import profile_for
+from execsafe.venues.outcomes import codes_of
+from execsafe.venues.profiles import family_of, profile_for
 
 _SECRETS: Final = ("apiKey", "secret", "password", "uid", "token", "privateKey", "login", "twofa")
 _WINDOW_MAX_MS: Final = 60_000
@@ -66,14 +66,15 @@ class CcxtAdapter(CcxtViews):
         self.profile: VenueProfile = profile if profile is not None else profile_for(exchange)
         name = getattr(exchange, "id", None)
         self.exchange_id: str = name if isinstance(name, str) else self.profile.name
-        self.details: Details | None = DETAILS.get(self.exchange_id)
+        self.family: str = family_of(self.exchange_id)
+        self.details: Details | None = DETAILS.get(self.family)
         self._warm = False
         self._preparing = anyio.Lock()
         self._instruments: dict[str, tuple[object, Instrument]] = {}
         self._check_exchange()
         _wire.hook(exchange)
         _wire.redact_log(exchange, self.redact)
-        _warmup.adjust(exchange, self.exchange_id)
+        _warmup.adjust(exchange, self.family)
         self._set_window()
 
     def __repr__(self) -> str:
@@ -103,7 +104,7 @@ class CcxtAdapter(CcxtViews):
             if not markets_of(self.exchange) and callable(load):
                 await load()
             if not self._warm:
-                await _warmup.warm_up(self.exchange, self.exchange_id)
+                await _warmup.warm_up(self.exchange, self.family)
                 self._warm = True
 
     def prepared(self, symbol: str) -> Instrument | None:
@@ -280,7 +281,7 @@ class CcxtAdapter(CcxtViews):
 
     def judge(self, error: BaseException, operation: Operation) -> Judged:
         """What *error* means at this venue, with redacted facts. Never raises."""
-        judged = classify(error, operation, table=OUTCOMES.get(self.exchange_id, ()), secrets=self.secrets())
+        judged = classify(error, operation, table=codes_of(self.exchange_id), secrets=self.secrets())
         return attrs.evolve(judged, meaning=Meaning.NO_CHANGE) if isinstance(error, AlreadySo) else judged
 
     def redact(self, text: str) -> str:
@@ -368,7 +369,7 @@ class CcxtAdapter(CcxtViews):
         assert request.trigger_price is not None  # noqa: S101 - by the caller's condition
         name = _checks.stop_name(request.symbol, self.details)
         stop = {name: _exact(request.trigger_price)}
-        if self.exchange_id == "bybit" and is_contract(request.symbol) and "triggerDirection" not in params:
+        if self.family == "bybit" and is_contract(request.symbol) and "triggerDirection" not in params:
             # A stop: a sell triggers on the way down, a buy on the way up.
             stop["triggerDirection"] = "descending" if request.side is Side.SELL else "ascending"
         return stop

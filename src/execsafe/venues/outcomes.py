@@ -12,6 +12,7 @@ from typing import Final
 
 from execsafe.core.outcomes import Rule
 from execsafe.model.outcome import Meaning, Operation
+from execsafe.venues.profiles import RELATIVES
 
 _CREATE: Final = frozenset({Operation.CREATE})
 _CANCEL: Final = frozenset({Operation.CANCEL})
@@ -167,3 +168,10 @@ OUTCOMES: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
     }
 )
 """Rows by ccxt's exchange id; the first that matches wins."""
+
+_SAME_CODES: Final = MappingProxyType({**RELATIVES, "binancecoinm": "binance", "kucoinfutures": "kucoin"})
+
+
+def codes_of(exchange_id: str) -> tuple[Rule, ...]:
+    """The rows for an exchange. ccxt's subclasses of a listed one read the same table of errors, and need the same."""
+    return OUTCOMES.get(_SAME_CODES.get(exchange_id, exchange_id), ())

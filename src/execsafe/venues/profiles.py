@@ -188,6 +188,37 @@ _ROWS: Final = (
 PROFILES: Final[Mapping[str, VenueProfile]] = MappingProxyType({row.name: row for row in _ROWS})
 """The verified rows, by ccxt's exchange id."""
 
+RELATIVES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "binanceus": "binance",
+        "bybiteu": "bybit",
+        "bybitid": "bybit",
+        "gateeu": "gate",
+        "myokx": "okx",
+        "okxus": "okx",
+    }
+)
+"""Exchanges whose client in ccxt is another's at another address: the same requests, fields and codes."""
+
+
+def family_of(exchange_id: str) -> str:
+    """The exchange whose requests, fields and codes this one's client uses; itself if it is nobody's relative."""
+    return RELATIVES.get(exchange_id, exchange_id)
+
+
+def _relative(name: str, client: str) -> VenueProfile:
+    # How the client asks is known; what this venue enforces is not.
+    return attrs.evolve(
+        PROFILES[client],
+        name=name,
+        dedup=Dedup.NONE,
+        expiry=Expiry.NONE,
+        expiry_param=None,
+        definite_ack=False,
+        notes=f"Asked as {client} is. Uniqueness and expiry are unverified: absence cannot be proven.",
+    )
+
+
 _SCANS: Final = (
     ("fetchOpenOrders", "fetch_open_orders", View.OPEN_ORDERS),
     ("fetchClosedOrders", "fetch_closed_orders", View.CLOSED_ORDERS),
@@ -200,11 +231,13 @@ _SCANS: Final = (
 def profile_for(exchange_or_id: object) -> VenueProfile:
     """The row for a ccxt exchange object or id; the weakest one, with the views it has, for an unknown.
 
-    Facts of an exchange are not passed on to its relatives (``binancecoinm``, ``krakenfutures`` …): their
-    parameters differ.
+    A relative with the same client (``gateeu``, ``okxus`` …) is asked in the same way, and promised nothing more
+    than an unknown. Those whose parameters differ (``binancecoinm``, ``krakenfutures`` …) are unknown.
     """
     name = exchange_or_id if isinstance(exchange_or_id, str) else getattr(exchange_or_id, "id", None)
     known = PROFILES.get(name) if isinstance(name, str) else None
+    if isinstance(name, str) and name in RELATIVES:
+        known = _relative(name, RELATIVES[name])
     if known is not None or isinstance(exchange_or_id, str):
         return known or UNKNOWN
     has = getattr(exchange_or_id, "has", None)
