@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import attrs
+import ccxt.async_support as ccxt
 import pytest
 
 from execsafe.errors import InvalidInput, InvalidOrder, UnsupportedByVenue
 from execsafe.model.intent import Intent
 from execsafe.model.venue import Expiry
 from execsafe.venues.ccxt_adapter import CcxtAdapter
-from execsafe.venues.profiles import PROFILES, UNKNOWN
-from venues.offline import SPOT, SWAP, make
+from execsafe.venues.profiles import PROFILES, UNKNOWN, family_of
+from venues.offline import SPOT, SWAP, Wire, make
 
+A_QUANTITY = frozenset({"quantity", "qty", "amount", "Amount", "size", "sz", "major", "orderQty", "volume"})
 pytestmark = pytest.mark.anyio
 
 
@@ -68,6 +71,49 @@ async def test_a_market_buy_by_cost_is_refused_and_a_sell_is_not(name: str) -> N
         adapter(name).check(intent(side="buy", type="market", limit_price=None))
     adapter(name).check(intent(side="sell", type="market", limit_price=None))
     adapter(name).check(intent(side="buy"))
+
+
+def _unlisted() -> list[str]:
+    """ccxt's exchanges without a row that trade spot."""
+    found = []
+    for name in ccxt.exchanges:
+        has = getattr(ccxt, name)().has
+        if family_of(name) not in PROFILES and has.get("spot") is not False and has.get("createOrder"):
+            found.append(name)
+    return found
+
+
+async def test_no_unlisted_venue_is_sent_a_market_buy_as_money_to_spend() -> None:
+    """All of ccxt's other exchanges, whatever the option for it says: refused, or a quantity on the wire."""
+    sent_as: dict[str, set[str]] = {}
+    for name in _unlisted():
+        for option in ({}, {"createMarketBuyOrderRequiresPrice": False}):
+            exchange = make(name, options=option)
+            for listed in exchange.markets.values():  # what some clients read of a market
+                listed.update(numericId=1, uppercaseId="BTCUSDT")
+                listed["info"].update(symbol_id="1", baseCurrency="1", quoteCurrency="2")
+            venue, wire = CcxtAdapter(exchange), Wire(exchange, lambda _sent: {})
+            buy = intent(side="buy", type="market", limit_price=None, quantity="0.0123")
+            with contextlib.suppress(Exception):  # refused, or the answer is no order: here only the wire counts
+                venue.check(buy)
+                await exchange.create_order(SPOT, "market", "buy", 0.0123, None, {})
+            names = {n for s in wire.sent for n, v in s.fields.items() if str(v) in {"0.0123", "0.01"}}
+            sent_as.setdefault(name, set()).update(names)
+            await exchange.close()
+    assert sum(map(bool, sent_as.values())) > 20  # the wire is looked at
+    money = {name: names for name, names in sent_as.items() if not names <= A_QUANTITY}
+    assert money == {}
+
+
+@pytest.mark.parametrize(("name", "option"), [("xt", None), ("lbank", False), ("digifinex", True), ("luno", None)])
+async def test_a_market_buy_by_cost_on_an_unlisted_venue_says_what_to_do(name: str, option: bool | None) -> None:
+    """Whichever value ccxt's option has; a sell, and a limit order, pass."""
+    options = {} if option is None else {"createMarketBuyOrderRequiresPrice": option}
+    venue = CcxtAdapter(make(name, options=options))
+    with pytest.raises(UnsupportedByVenue, match=f"on {name} takes the amount of quote currency.*use a limit order"):
+        venue.check(intent(side="buy", type="market", limit_price=None))
+    venue.check(intent(side="sell", type="market", limit_price=None))
+    venue.check(intent(side="buy"))
 
 
 async def test_a_classic_bybit_account_buys_by_cost() -> None:

@@ -84,6 +84,12 @@ _RAW_STOPS: Final = frozenset(
     {"stopPrice", "triggerPx", "slTriggerPx", "tpTriggerPx", "trigger_price", "stop_price", "stop-price"}
     | {"sl_trigger_price", "tp_trigger_price", "price2", "stop", "trigger"}
 )
+# By this option ccxt says that the amount of a market buy is, or can be, money; its value decides only when.
+_COST_OPTION: Final = "createMarketBuyOrderRequiresPrice"
+# Venues without a row and without the option, whose market buys are by cost all the same.
+_BUYS_BY_COST: Final = frozenset(
+    {"bigone", "bitrue", "bittrade", "btse", "coincheck", "coinmate", "indodax", "luno", "mercado", "toobit", "zebpay"}
+)
 # ccxt's unified types, and raw ones that are plain limit orders.
 _TYPES: Final = frozenset({"limit", "market", "limit_maker", "post_only", "ioc", "fok"})
 _REASONS: Final = (
@@ -134,11 +140,11 @@ def _check_market(intent: Intent, profile: VenueProfile, details: Details, excha
     spot = not is_contract(intent.symbol)
     options = options_of(exchange)
     if spot and intent.side is Side.BUY:
-        if details.buys_by_cost:
+        if details.buys_by_cost or (family_of(profile.name) not in PROFILES and _may_buy_by_cost(exchange, options)):
             raise _refused(
                 intent,
-                f"a spot market buy on {profile.name} takes the amount of quote currency to spend, not a quantity: use "
-                "a limit order (with timeInForce 'IOC')",
+                f"a spot market buy on {_name_of(exchange, profile)} takes the amount of quote currency to spend, not "
+                "a quantity: use a limit order (with timeInForce 'IOC')",
             )
         if family_of(profile.name) == "bybit" and options.get("enableUnifiedAccount") is False:
             raise _refused(intent, "a classic bybit account takes a spot market buy in quote currency")
@@ -151,6 +157,16 @@ def _check_market(intent: Intent, profile: VenueProfile, details: Details, excha
             f"{plain(largest)}",
             intent_key=intent.key,
         )
+
+
+def _may_buy_by_cost(exchange: object, options: Mapping[str, Any]) -> bool:
+    """Whether ccxt might send the amount of a spot market buy as money to spend, at a venue without a row."""
+    return _COST_OPTION in options or getattr(exchange, "id", None) in _BUYS_BY_COST
+
+
+def _name_of(exchange: object, profile: VenueProfile) -> str:
+    """The exchange's own name, for messages."""
+    return str(getattr(exchange, "id", None) or profile.name)
 
 
 def _check_stops(
