@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import attrs
+import ccxt
 import pytest
 
 from execsafe.model.intent import Intent
@@ -715,6 +717,34 @@ async def test_a_stop_that_was_set_off_and_then_canceled_has_what_its_order_fill
     report = await bench.look()
     assert report is not None
     assert (report.status, report.filled_quantity) == (OrderStatus.CANCELED, Decimal("0.5"))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        _error({"code": -2011, "msg": "Unknown order sent."}),
+        _error({"code": -20124, "msg": "Invalid algo id or it has been completed."}),
+        _error({"code": -20999, "msg": "words that nobody has listed"}),
+        ccxt.RequestTimeout("no answer"),
+    ],
+    ids=["unknown", "completed", "unlisted", "lost"],
+)
+@pytest.mark.parametrize("named", ["991", ""], ids=["set off", "waiting"])
+async def test_a_stop_that_cannot_be_canceled_is_followed_to_the_order_that_it_became(refusal: Any, named: str) -> None:
+    """In whatever words the venue refuses: what the look-up says counts. Otherwise the refusal stands."""
+    bench = Bench(CASES[2], None)
+
+    def answer(sent: Sent) -> Any:
+        if sent.path == "/fapi/v1/algoOrder":
+            return refusal if sent.method == "DELETE" else _algo(bench.ours, algoStatus="NEW", actualOrderId=named)
+        return _binance("autoclose", orderId=991, status="CANCELED")
+
+    bench.wire.answer = answer
+    with contextlib.nullcontext() if named else pytest.raises(ccxt.BaseError):
+        await bench.adapter.cancel_order(bench.ref)
+    await bench.exchange.close()
+    canceled = [sent.fields["orderId"] for sent in bench.wire.sent if sent.path == "/fapi/v1/order"]
+    assert canceled == [named] * bool(named)
 
 
 async def test_a_triggered_okx_stop_is_followed_although_ccxt_shows_its_order_under_the_stops_id() -> None:

@@ -209,10 +209,11 @@ class CcxtAdapter(CcxtViews):
         try:
             with _wire.sending():
                 await self._cancel(order, details, extra)
-        except Exception as error:
-            if not extra or self.judge(error, Operation.CANCEL).meaning is not Meaning.NOT_FOUND:
+        except Exception:
+            if not extra:
                 raise
-            # Set off already: what trades now is another order, which only its own id cancels.
+            # Set off already? Venues have many words for that, and a lost answer none. What trades then is another
+            # order, which only its own id cancels.
             triggered = None
             with contextlib.suppress(Exception):  # then what became of it is read, as after any such answer
                 triggered = await _reading.triggered_id(self, self.profile.lookups, order)

@@ -53,6 +53,7 @@ _BINANCE: Final = _rules(
     (Meaning.REJECTED, _CREATE, "-2015", "key refused; ccxt says DDoSProtection after an earlier success"),
     (Meaning.REJECTED, _CREATE, "-5028", "timestamp outside of the matching engine's recvWindow"),
     (Meaning.UNKNOWN, _LOOK_UP, "-2026", "archived: the order existed, this view no longer shows it"),
+    (Meaning.NOT_FOUND, _CANCEL, "-20124", "stop order unknown or completed: read what became of it"),
     (Meaning.NO_CHANGE, _MARGIN, "-4046", "no need to change the margin type"),
     (Meaning.NO_CHANGE, _MARGIN, "~No need to change margin type", "the same, by message"),
     (Meaning.NO_CHANGE, _SETTINGS, "-4059", "no need to change the position side"),
