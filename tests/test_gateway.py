@@ -276,6 +276,22 @@ async def test_g3_a_request_that_arrives_late_never_becomes_a_second_order(profi
 
 
 @pytest.mark.guarantee(3, 4)
+@pytest.mark.parametrize(("down_s", "state"), [(3_600, IntentState.LIVE), (7_200, IntentState.UNRESOLVED)])
+async def test_g3_after_a_downtime_longer_than_the_venues_memory_absence_is_no_proof(down_s, state):
+    """An order that was taken, and ended meanwhile, may be forgotten: nothing is sent again for not being found."""
+    world = World(attrs.evolve(PROFILE, history_s=7_200))
+    world.adapter.creates.append(DROPPED)
+    with anyio.move_on_after(0.5):  # the process dies while it waits
+        await world.gateway.submit(intent())
+    await anyio.sleep(down_s)
+    adapter, _, gateway = world.process("p2")
+    await gateway.recover()
+    assert (await world.record()).state is state
+    assert len(adapter.sent) == (1 if state is IntentState.LIVE else 0)
+    await world.check()
+
+
+@pytest.mark.guarantee(3, 4)
 @pytest.mark.parametrize("arrive_s", [None, 30.0, 3_600.0])
 async def test_g3_without_request_expiry_nothing_is_ever_sent_twice(arrive_s):
     """Absence cannot be proven there: it is escalated, counted, and adopted when it turns up after all."""

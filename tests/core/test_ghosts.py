@@ -172,6 +172,36 @@ def test_g3_absent_is_said_only_when_every_rule_holds(  # noqa: PLR0917 - drawn,
 
 
 @pytest.mark.guarantee(3)
+@given(
+    st.integers(0, 10**13),
+    st.integers(0, 60_000),
+    st.floats(0.1, 400_000),
+    st.floats(0, 60),
+    st.integers(-200_000, 10**9),
+    st.one_of(st.none(), st.integers(0, 10**9)),
+)
+def test_g3_a_look_after_the_views_have_forgotten_proves_nothing(  # noqa: PLR0917 - drawn, not called
+    prepared_at_ms, window_ms, history_s, lag_s, looked_after_ms, absent_since_after_ms
+):
+    """Absent is said only of a look within the venue's memory, less clock skew and lag; before, all is as ever."""
+    mindful = attrs.evolve(PROFILE, history_s=history_s, read_lag_s=lag_s)
+    forgetless = attrs.evolve(mindful, history_s=None)
+    one = attempt(deadline_ms=prepared_at_ms + window_ms, prepared_at_ms=prepared_at_ms)
+    at = prepared_at_ms + looked_after_ms
+    before = None if absent_since_after_ms is None else prepared_at_ms + absent_since_after_ms
+
+    def verdict(profile: VenueProfile) -> Verdict:
+        watched = doubt_of(one, profile, since_ms=prepared_at_ms, patience_s=60)
+        return judge(watched, VIEWS, all_say(ABSENT), looked_at_ms=at, absent_since_ms=before)
+
+    margin_ms = round((mindful.clock_skew_s + lag_s) * 1000)
+    if looked_after_ms >= round(history_s * 1000) - margin_ms:
+        assert verdict(mindful) is (Verdict.UNRESOLVED if looked_after_ms >= 60_000 else Verdict.LOOK_AGAIN)
+    else:
+        assert verdict(mindful) is verdict(forgetless)
+
+
+@pytest.mark.guarantee(3)
 def test_g3_every_combination_of_sightings_over_the_declared_views():
     """All 64 of them, at the proof instant: only "absent" in every view proves it."""
     for states in itertools.product([*Sighting, None], repeat=3):

@@ -7,6 +7,7 @@ Two rules, and nothing else, allow a resend:
   clock skew plus the venue's read lag. One millisecond earlier there is a history with two orders.
   Where there are several views, a second such look must follow that begins a read lag after the first ended: an
   order that ends moves from one list to another, and lists that lag differently can both miss it once.
+  *A late look proves nothing* either: it must begin while the views still show an order that ended when it was sent.
 
 A venue without request expiry has no deadline: there absence is never proven, whatever the patience.
 """
@@ -46,11 +47,13 @@ class Doubt:
     ``proof_at_ms``: a look that begins then or later can prove absence; None: none can.
     ``patience_ends_ms``: when to escalate.
     ``confirm_after_ms``: how long after one such look a second one must begin; 0: one is enough.
+    ``proof_ends_ms``: from when on the views may have forgotten the order; None: they do not.
     """
 
     proof_at_ms: int | None
     patience_ends_ms: int
     confirm_after_ms: int = 0
+    proof_ends_ms: int | None = None
 
 
 def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience_s: float) -> Doubt:
@@ -64,16 +67,20 @@ def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience
         proof_at_ms=attempt.deadline_ms + margin,
         patience_ends_ms=ends,
         confirm_after_ms=round(profile.read_lag_s * 1000) if len(profile.views) > 1 else 0,
+        proof_ends_ms=None
+        if profile.history_s is None
+        else attempt.prepared_at_ms + round(profile.history_s * 1000) - margin,
     )
 
 
 def is_absent_everywhere(
     doubt: Doubt, views: Iterable[View], seen: Mapping[View, Sighting], *, looked_at_ms: int
 ) -> bool:
-    """Whether a look that began at *looked_at_ms* was late enough, and found the order in no declared view."""
+    """Whether a look that began at *looked_at_ms* was late enough, but not too late, and found the order nowhere."""
     declared = tuple(views)
     all_absent = bool(declared) and all(seen.get(view) is Sighting.ABSENT for view in declared)
-    return all_absent and doubt.proof_at_ms is not None and looked_at_ms >= doubt.proof_at_ms
+    remembered = doubt.proof_ends_ms is None or looked_at_ms < doubt.proof_ends_ms
+    return all_absent and doubt.proof_at_ms is not None and looked_at_ms >= doubt.proof_at_ms and remembered
 
 
 def judge(

@@ -112,10 +112,16 @@ class LookUp:
 
 
 _DAY_S = 86_400.0
+_YEARS_S = 10 * 366 * _DAY_S
 
 
 def _seconds(_instance: Any, attribute: attrs.Attribute[float], value: object) -> None:
     check_seconds(value, attribute.name, least=0, most=_DAY_S)
+
+
+def _history(_instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        check_seconds(value, attribute.name, most=_YEARS_S)
 
 
 def _lookups(value: Iterable[LookUp]) -> tuple[LookUp, ...]:
@@ -137,6 +143,8 @@ class VenueProfile:
         clock_skew_s: how far the venue's clock may be from ours.
         read_lag_s: how long a read may lag behind the matching engine. 20 s and more were seen on a major
             venue, hence the default of 30.
+        history_s: how long all views still show an order that ended right after it was sent; None: that is
+            not limited. Beyond that, "not found" proves nothing.
         lookups: the declared views, in the order in which they are asked.
         cancel_params: parameters with which an order is canceled by client id; None: only by venue id.
         definite_ack: whether a create answer states the order's status and filled quantity reliably.
@@ -151,6 +159,7 @@ class VenueProfile:
     expiry_param: str | None = attrs.field(default=None, validator=optional_text_validator("expiry_param", 64))
     clock_skew_s: float = attrs.field(default=1.0, validator=_seconds)
     read_lag_s: float = attrs.field(default=30.0, validator=_seconds)
+    history_s: float | None = attrs.field(default=None, validator=_history)
     lookups: tuple[LookUp, ...] = attrs.field(default=(), converter=_lookups)
     cancel_params: Params | None = attrs.field(default=None, validator=_is(Params, type(None)))
     definite_ack: bool = attrs.field(default=False, validator=_is(bool))

@@ -20,6 +20,8 @@ import attrs
 from execsafe.model.values import Params
 from execsafe.model.venue import Dedup, Expiry, IdEncoding, IdRule, LookUp, VenueProfile, View
 
+_DAY_S: Final = 86_400.0
+
 ID_PLACE: Final = "{client_order_id}"
 """Stands in ``LookUp.params`` and ``VenueProfile.cancel_params`` for the client order id."""
 
@@ -44,6 +46,7 @@ _BINANCE: Final = VenueProfile(
     dedup=Dedup.OPEN,
     expiry=Expiry.ABSOLUTE,
     expiry_param="timestamp+recvWindow",
+    history_s=3 * _DAY_S,
     lookups=(_FETCH_ORDER,),
     cancel_params=_by_id(),
     definite_ack=True,
@@ -60,6 +63,7 @@ _ROWS: Final = (
         dedup=Dedup.FOREVER,
         expiry=Expiry.RELATIVE,
         expiry_param="options.recvWindow",
+        history_s=_DAY_S,
         lookups=(
             LookUp(
                 view=View.OPEN_ORDERS,
@@ -90,6 +94,7 @@ _ROWS: Final = (
         client_order_id=IdRule(length_max=32),
         expiry=Expiry.ABSOLUTE,
         expiry_param="header:expTime",
+        history_s=7_200.0,
         lookups=(_FETCH_ORDER,),
         cancel_params=_by_id(),
         attached_stops=True,
@@ -100,6 +105,7 @@ _ROWS: Final = (
         client_order_id=IdRule(length_max=32),
         expiry=Expiry.RELATIVE,
         expiry_param="options.recvWindow",
+        history_s=7 * _DAY_S,
         lookups=(_FETCH_ORDER,),
         cancel_params=_by_id(),
         stop_orders=False,
@@ -130,6 +136,7 @@ _ROWS: Final = (
         client_order_id=IdRule(length_max=28),
         expiry=Expiry.ABSOLUTE,
         expiry_param="header:x-gate-exptime",
+        history_s=30 * _DAY_S,
         lookups=(
             _FETCH_ORDER,
             attrs.evolve(_SCAN_CLOSED, id_field="info.text"),
@@ -143,6 +150,7 @@ _ROWS: Final = (
     VenueProfile(
         name="bitget",
         client_order_id=IdRule(length_max=32),
+        history_s=7 * _DAY_S,
         lookups=(_FETCH_ORDER,),
         cancel_params=_by_id(),
         stop_orders=False,
@@ -159,6 +167,7 @@ _ROWS: Final = (
     VenueProfile(
         name="htx",
         client_order_id=IdRule(length_max=64),
+        history_s=7_200.0,
         lookups=(_FETCH_ORDER,),
         cancel_params=_by_id(),
         stop_orders=False,
@@ -176,6 +185,7 @@ _ROWS: Final = (
         client_order_id=IdRule(length_max=64, param="label"),
         expiry=Expiry.ABSOLUTE,
         expiry_param="valid_until",
+        history_s=_DAY_S,
         lookups=(
             attrs.evolve(_SCAN_OPEN, id_field="info.label"),
             attrs.evolve(_SCAN_CLOSED, params=Params.of({"include_unfilled": True}), id_field="info.label"),
@@ -256,6 +266,7 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[VenueProfile], object]], ...]] = (
     ("unique among", lambda p: p.dedup.value),
     ("request expiry", lambda p: f"{p.expiry.value}: {p.expiry_param}" if p.expiry_param else p.expiry.value),
     ("views looked at", lambda p: ", ".join(view.value for view in p.views)),
+    ("remembered for", lambda p: "-" if p.history_s is None else f"{p.history_s / 3600:g} h"),
     ("create states fills", lambda p: "yes" if p.definite_ack else "no"),
     ("stop orders", lambda p: "yes" if p.stop_orders else "refused"),
     ("attached stops", lambda p: "yes" if p.attached_stops else "refused"),
