@@ -100,6 +100,7 @@ class GhostOrderResolver:
         self._clock = clock if clock is not None else SystemClock()
         self.policy: LookPolicy = policy if policy is not None else LookPolicy()
         self._next_read_ms = 0
+        self._asked_at_ms = 0
 
     async def resolve(
         self,
@@ -158,7 +159,9 @@ class GhostOrderResolver:
 
     async def _await_turn(self) -> None:
         now_ms = self._clock.now_ms()
-        turn_ms = max(now_ms, self._next_read_ms)
+        # A clock that was set back must not keep looks waiting until it has caught up.
+        turn_ms = now_ms if now_ms < self._asked_at_ms else max(now_ms, self._next_read_ms)
+        self._asked_at_ms = now_ms
         self._next_read_ms = turn_ms + round(self.policy.spacing_s * 1000)
         if turn_ms > now_ms:
             await anyio.sleep((turn_ms - now_ms) / 1000)

@@ -42,7 +42,7 @@ class Clock(Protocol):
     """Source of time. Waiting is done by anyio; a virtual clock moves with a virtual event loop."""
 
     def now_ms(self) -> int:
-        """Current time in Unix milliseconds. Must not jump within a process."""
+        """Current time in Unix milliseconds. Must not jump within a process; the wall clock alone does."""
         ...
 
 

@@ -16,6 +16,7 @@ import attrs
 
 from execsafe._calls import within
 from execsafe._redacting import redact_chain
+from execsafe.clock import latest_ms
 from execsafe.core import transitions
 from execsafe.core.approval import is_stale
 from execsafe.core.ghosts import Verdict
@@ -203,7 +204,7 @@ class Driver:
         now_ms, lease = self._clock.now_ms(), journey.lease
         expired = attempt.deadline_ms is not None and now_ms >= attempt.deadline_ms
         lost = lease is None or now_ms >= lease.expires_at_ms
-        return expired or lost or is_stale(journey.record.terms, now_ms=now_ms)
+        return expired or lost or is_stale(journey.record.terms, now_ms=latest_ms(self._clock))
 
     async def _transmit(self, journey: Journey, attempt: Attempt) -> None:
         handed_over = False
