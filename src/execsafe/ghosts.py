@@ -169,4 +169,6 @@ class GhostOrderResolver:
     async def _pause(self, doubt: Doubt, absent_since_ms: int | None) -> None:
         now_ms, interval_ms = self._clock.now_ms(), max(1, round(self.policy.interval_s * 1000))
         at_ms = next_look_ms(doubt, now_ms=now_ms, interval_ms=interval_ms, absent_since_ms=absent_since_ms)
+        # A venue that asked to be left alone is; a look at the end of the patience finds its views unreadable.
+        at_ms = max(at_ms, min(self._adapter.not_before_ms() or 0, doubt.patience_ends_ms))
         await anyio.sleep((at_ms - now_ms) / 1000)

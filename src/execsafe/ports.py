@@ -241,6 +241,13 @@ class ExchangeAdapter(abc.ABC):
         """What bounds the acceptance of this intent's request: the profile's, unless it is not enforced for it."""
         return self.profile.expiry
 
+    def not_before_ms(self) -> int | None:
+        """When this venue may be asked again after it turned a request away for coming too often; None: now.
+
+        By the same clock as the gateway's.
+        """
+        return None
+
     @abc.abstractmethod
     def client_order_id(self, intent: Intent, generation: int) -> str:
         """Pure function of account, intent key, leg and *generation* in the venue's alphabet and length."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 
 from execsafe.core.redaction import redact
-from execsafe.errors import InvalidInput, TradingDenied, UnsupportedByVenue
+from execsafe.errors import InvalidInput, TradingDenied, UnsupportedByVenue, VenueUnavailable
 from execsafe.model.intent import ErrorFacts
 from execsafe.model.outcome import Judged, Meaning, Operation
 
@@ -145,7 +145,7 @@ def _meaning(
 ) -> Meaning:
     if not isinstance(error, Exception):  # cancellation, interrupts: whatever was on the wire goes on
         return Meaning.UNKNOWN
-    if isinstance(error, (UnsupportedByVenue, TradingDenied)):  # raised before anything is sent
+    if isinstance(error, (UnsupportedByVenue, TradingDenied, VenueUnavailable)):  # raised before anything is sent
         return Meaning.REJECTED
     names = [cls.__name__ for cls in type(error).__mro__]
     from_ccxt = "BaseError" in names
@@ -161,6 +161,12 @@ def _meaning(
         return Meaning.REJECTED
     found = _EXACT.get(names[0]) or next((_NARROW[name] for name in names if name in _NARROW), Meaning.UNKNOWN)
     return found if operation in _MEANINGFUL_FOR.get(found, (operation,)) else Meaning.UNKNOWN
+
+
+def is_turned_away(error: BaseException) -> bool:
+    """Whether the venue, or what stands before it, says that requests come too often."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    return "BaseError" in names and (not _RATE_LIMITS.isdisjoint(names) or bool(_TURNED_AWAY.match(_text_of(error))))
 
 
 def _never_connected(error: BaseException, names: Sequence[str]) -> bool:

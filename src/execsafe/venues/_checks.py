@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from execsafe.errors import InvalidOrder, UnsupportedByVenue
 from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent
-from execsafe.model.order import Side
+from execsafe.model.order import OrderRequest, Side
 from execsafe.model.values import plain, shorten
 from execsafe.model.venue import Expiry, VenueProfile
 from execsafe.venues import _parsing
@@ -100,6 +100,16 @@ _REASONS: Final = (
     (_DEADLINES, "the request's deadline is journalled and set by the adapter"),
     (_RAW_STOPS, "raw stop parameters are not understood here; use triggerPrice, stopLossPrice or takeProfitPrice"),
 )
+
+
+def is_market(request: OrderRequest) -> bool:
+    """Whether it is to be filled at once, at whatever price."""
+    return request.type.lower() == "market"
+
+
+def is_stop(request: OrderRequest) -> bool:
+    """Whether it waits for a price."""
+    return request.trigger_price is not None or any(name in request.params.thaw() for name in STOP_PRICES)
 
 
 def check(intent: Intent, profile: VenueProfile, details: Details | None, exchange: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from execsafe.errors import InvalidInput
 from execsafe.model.instrument import Instrument
 from execsafe.model.order import Fee, Fill, OrderReport, OrderStatus, Side
+from execsafe.model.values import plain
 from execsafe.venues._shapes import AnswerUnusable
 
 _STATUSES: Final = {
@@ -82,6 +83,12 @@ def signed(value: object) -> Decimal | None:
     if not found.is_finite() or abs(found.adjusted()) > _EXPONENT_MAX:
         return None
     return found
+
+
+def exact(value: Decimal) -> float | str:
+    """What ccxt reads as exactly *value*: a float if its repr is the same number, else text."""
+    as_float = float(value)
+    return as_float if Decimal(repr(as_float)) == value else plain(value)
 
 
 def text(value: object) -> str | None:

@@ -21,10 +21,11 @@ import attrs
 from execsafe.clock import SystemClock
 from execsafe.core import ids
 from execsafe.core.outcomes import classify
+from execsafe.core.pacing import PacingPolicy
 from execsafe.core.redaction import redact
 from execsafe.errors import InvalidInput, TradingDenied, UnsupportedByVenue
 from execsafe.model.instrument import Instrument
-from execsafe.model.intent import STOP_PRICES, Intent
+from execsafe.model.intent import Intent
 from execsafe.model.order import OrderReport, OrderRequest, OrderStatus, Side
 from execsafe.model.outcome import Judged, Meaning, Operation
 from execsafe.model.values import Params, plain, shorten
@@ -33,6 +34,7 @@ from execsafe.ports import Clock, OrderRef
 from execsafe.venues import _checks, _parsing, _reading, _warmup, _wire
 from execsafe.venues._ccxt_views import CcxtViews
 from execsafe.venues._details import DETAILS, Details
+from execsafe.venues._pacing import Pacer
 from execsafe.venues._settings import AlreadySo
 from execsafe.venues._shapes import AnswerUnusable, CcxtLike, is_contract, markets_of, options_of
 from execsafe.venues.outcomes import codes_of
@@ -53,10 +55,11 @@ class CcxtAdapter(CcxtViews):
     Raises:
         InvalidInput: not an asynchronous exchange.
         UnsupportedByVenue: ``verbose`` is on, which prints signed requests; a subclass may set
-            ``allow_verbose``.
+            ``allow_verbose``, and ``pacing``: how a venue is left alone that says "too many requests".
     """
 
     allow_verbose = False
+    pacing = PacingPolicy()
 
     def __init__(self, exchange: CcxtLike, *, profile: VenueProfile | None = None, clock: Clock | None = None) -> None:
         self.exchange: Any = exchange
@@ -71,6 +74,7 @@ class CcxtAdapter(CcxtViews):
         self._warm = False
         self._preparing = anyio.Lock()
         self._instruments: dict[str, tuple[object, Instrument]] = {}
+        self._pacer = Pacer(exchange, self.exchange_id, self._clock, self.pacing)
         self._check_exchange()
         _wire.hook(exchange)
         _wire.redact_log(exchange, self.redact)
@@ -121,9 +125,15 @@ class CcxtAdapter(CcxtViews):
         Raises:
             UnsupportedByVenue: with the reason. Nothing was sent.
             InvalidOrder: a market order above the venue's maximum for market orders.
+            VenueUnavailable: the venue asked to be left alone, and until when. Nothing was sent.
         """
         self._check_verbose()
         _checks.check(intent, self.profile, self.details, self.exchange)
+        self._pacer.check(urgent=intent.reduce_only)
+
+    def not_before_ms(self) -> int | None:
+        """When the venue may be asked again after it turned a request away for coming too often; None: now."""
+        return self._pacer.not_before_ms()
 
     def expiry(self, intent: Intent) -> Expiry:
         """What bounds the acceptance of this intent's request: the profile's, unless it is not enforced for it."""
@@ -163,11 +173,11 @@ class CcxtAdapter(CcxtViews):
             params["postOnly"] = True
         if request.reduce_only and (is_contract(request.symbol) or self.details is None):
             params["reduceOnly"] = True  # spot has none: there it would be a stray parameter
-        if _is_stop(request):
+        if _checks.is_stop(request):
             params.update(dict.fromkeys(details.trigger_ids, request.client_order_id))
         if request.trigger_price is not None:
             params.update(self._stop_params(request, params))
-        if _is_market(request) and not is_contract(request.symbol) and not _is_stop(request):
+        if _checks.is_market(request) and not is_contract(request.symbol) and not _checks.is_stop(request):
             params.update(details.spot_params.thaw())
         params.update(self._deadline_params(request))
         return params
@@ -181,6 +191,7 @@ class CcxtAdapter(CcxtViews):
         Raises:
             UnsupportedByVenue: ccxt would alter quantity or price. Nothing was sent.
             TradingDenied: the deadline has passed. Nothing was sent.
+            VenueUnavailable: the venue asked to be left alone. Nothing was sent.
             AnswerUnusable: the venue answered without an order id, or about another order.
             Exception: whatever ccxt raises.
         """
@@ -189,7 +200,7 @@ class CcxtAdapter(CcxtViews):
         if request.expires_in_ms is not None and request.expires_in_ms <= 0:
             raise TradingDenied(f"{request.symbol}: the request's deadline has passed before it was sent")
         amount, price, params = self._arguments(request)
-        with _wire.sending(self._deadline_headers(request)):
+        with self._pacer.watching(urgent=request.reduce_only), _wire.sending(self._deadline_headers(request)):
             answer = await self.exchange.create_order(
                 request.symbol, request.type, request.side.value, amount, price, params
             )
@@ -207,10 +218,10 @@ class CcxtAdapter(CcxtViews):
         details = self.details or Details()
         extra = details.trigger_cancel.thaw() if order.is_trigger else {}
         try:
-            with _wire.sending():
+            with self._pacer.watching(urgent=True), _wire.sending():
                 await self._cancel(order, details, extra)
         except Exception:
-            if not extra:
+            if not extra or self.not_before_ms() is not None:
                 raise
             # Set off already? Venues have many words for that, and a lost answer none. What trades then is another
             # order, which only its own id cancels.
@@ -249,7 +260,8 @@ class CcxtAdapter(CcxtViews):
             Exception: whatever ccxt raises, except for a definite "not found".
         """
         try:
-            return await _reading.read(self, lookup, order)
+            with self._pacer.watching(urgent=False):
+                return await _reading.read(self, lookup, order)
         except Exception as error:
             if self.judge(error, Operation.LOOK_UP).meaning is Meaning.NOT_FOUND:
                 return None
@@ -339,13 +351,13 @@ class CcxtAdapter(CcxtViews):
         try:
             details = self.details or Details()
             price = request.limit_price
-            if _is_market(request) and not details.price_for_market:
+            if _checks.is_market(request) and not details.price_for_market:
                 price = None  # some venues would take quantity × price as an amount to spend
             params = self.order_params(request)
             self._check_unaltered("amount_to_precision", request.symbol, request.quantity)
-            if price is not None and not _is_market(request):
+            if price is not None and not _checks.is_market(request):
                 self._check_unaltered("price_to_precision", request.symbol, price)
-            return _exact(request.quantity), None if price is None else _exact(price), params
+            return _parsing.exact(request.quantity), None if price is None else _parsing.exact(price), params
         except (UnsupportedByVenue, TradingDenied):
             raise
         except InvalidInput as error:
@@ -357,7 +369,7 @@ class CcxtAdapter(CcxtViews):
         if not callable(to_precision) or symbol not in markets_of(self.exchange):
             return
         try:
-            altered = _parsing.number(to_precision(symbol, _exact(value)))
+            altered = _parsing.number(to_precision(symbol, _parsing.exact(value)))
         except Exception as error:  # noqa: BLE001 - ccxt refuses it already here: nothing was sent
             raise UnsupportedByVenue(f"{symbol}: {plain(value)}: {self.redact(str(error))}") from None
         if altered is not None and altered != value:
@@ -369,7 +381,7 @@ class CcxtAdapter(CcxtViews):
     def _stop_params(self, request: OrderRequest, params: Mapping[str, Any]) -> dict[str, Any]:
         assert request.trigger_price is not None  # noqa: S101 - by the caller's condition
         name = _checks.stop_name(request.symbol, self.details)
-        stop = {name: _exact(request.trigger_price)}
+        stop = {name: _parsing.exact(request.trigger_price)}
         if self.family == "bybit" and is_contract(request.symbol) and "triggerDirection" not in params:
             # A stop: a sell triggers on the way down, a buy on the way up.
             stop["triggerDirection"] = "descending" if request.side is Side.SELL else "ascending"
@@ -430,17 +442,3 @@ class CcxtAdapter(CcxtViews):
             if report is not None and report.venue_order_id is not None:
                 return report.venue_order_id
         raise AnswerUnusable(f"{self.exchange_id} cancels by its own id only, and no view shows the order")
-
-
-def _is_market(request: OrderRequest) -> bool:
-    return request.type.lower() == "market"
-
-
-def _is_stop(request: OrderRequest) -> bool:
-    return request.trigger_price is not None or any(name in request.params.thaw() for name in STOP_PRICES)
-
-
-def _exact(value: Decimal) -> float | str:
-    """What ccxt reads as exactly *value*: a float if its repr is the same number, else text."""
-    number = float(value)
-    return number if Decimal(repr(number)) == value else plain(value)
