@@ -79,6 +79,28 @@ def test_every_row_is_complete(profile: Any) -> None:
         assert lookup.scan or "{client_order_id}" in lookup.params.text
 
 
+@pytest.mark.parametrize(
+    ("detail", "fees"),
+    [
+        ({"BTC": "0.0001", "MNT": "0.5"}, [("BTC", 0.0001), ("MNT", 0.5)]),
+        ({"MNT": "-0.5", "BTC": "0.0001", "X": ""}, [("MNT", -0.5), ("BTC", 0.0001)]),
+        ({"BTC": "0.0001"}, [("BTC", 0.0001)]),
+        ({}, []),
+    ],
+)
+@pytest.mark.parametrize("name", ["bybit", "bybiteu"])
+async def test_an_order_shows_its_fees_in_every_currency(name: str, detail: Any, fees: Any) -> None:
+    """bybit charges in a second currency when the first runs out; ccxt keeps one."""
+    exchange = make(name)
+    raw = {"orderId": "7", "symbol": "BTCUSDT", "side": "Buy", "qty": "1", "cumExecQty": "1", "cumFeeDetail": detail}
+    order = exchange.parse_order(raw, exchange.markets[SPOT])
+    shown = CcxtAdapter(exchange).parse_report(order).raw
+    assert shown is not None
+    assert [(fee["currency"], fee["cost"]) for fee in shown["fees"]] == fees
+    assert (shown["fee"] is not None) == (len(fees) == 1)
+    await exchange.close()
+
+
 # --- preparing -------------------------------------------------------------------------------------------------------
 
 

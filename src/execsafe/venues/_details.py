@@ -52,6 +52,7 @@ class Details:
         spot_params: always sent with spot market orders, so that the quantity stays in base currency.
         rows_at: where a scan's raw answer holds its rows, by ccxt method (``""``: the answer is the list). Without
             it there, the answer was none.
+        fees_at: raw field with an order's fees by currency, where ccxt keeps the first of them only.
         page: how many orders a scan asks for at once; a full page is not proof of absence.
         contract_sides_wrong: ccxt reads the side of derivative orders wrongly (a close short as a sell).
         has_no_expiry_on_contracts, has_no_expiry_on_stops: where the profile's expiry is not enforced.
@@ -72,6 +73,7 @@ class Details:
     buys_by_cost: bool = False
     spot_params: Params = EMPTY_PARAMS
     rows_at: Mapping[str, str] = MappingProxyType({})
+    fees_at: str = ""
     page: int = 100
     contract_sides_wrong: bool = False
     has_no_expiry_on_contracts: bool = False
@@ -106,6 +108,7 @@ DETAILS: Final[Mapping[str, Details]] = MappingProxyType(
                 "fetch_canceled_and_closed_orders": "result.list",
                 "fetch_order_trades": "result.list",
             },
+            fees_at="cumFeeDetail",
             page=50,
         ),
         "okx": Details(

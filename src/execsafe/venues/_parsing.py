@@ -167,6 +167,16 @@ def fees(structure: Mapping[str, Any]) -> tuple[Fee, ...]:
     return tuple(known)
 
 
+def with_all_fees(order: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """*order* with a fee for every currency of the raw field *name* (currency → cost): ccxt keeps the first only."""
+    detail = field(order, f"info.{name}")
+    if not isinstance(detail, Mapping) or len(detail) < 2:  # noqa: PLR2004 - one is what ccxt keeps
+        return order
+    costs = {currency: signed(cost) for currency, cost in detail.items()}
+    stated = [{"cost": float(cost), "currency": currency} for currency, cost in costs.items() if cost is not None]
+    return {**order, "fee": None, "fees": stated}
+
+
 def fills(trades: object) -> tuple[Fill, ...]:
     """Executions by trade id, each once; those without id, quantity or price are left out."""
     found: dict[str, Fill] = {}

@@ -276,6 +276,8 @@ class CcxtAdapter(CcxtViews):
         details = self.details or Details()
         if own is not None and details.id_prefix:
             own = own.removeprefix(details.id_prefix)
+        if details.fees_at:
+            order = _parsing.with_all_fees(order, details.fees_at)
         report = _parsing.report(order, client_order_id=own)
         if details.contract_sides_wrong and is_contract(report.symbol):
             return attrs.evolve(report, side=None)
