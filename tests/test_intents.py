@@ -25,7 +25,7 @@ from execsafe.errors import (
 )
 from execsafe.intents import COLLECTION, IntentRegistry, is_settled, lease_name, order_alias
 from execsafe.model.event import EventType
-from execsafe.model.intent import Change, ErrorFacts, Intent, IntentRecord, IntentState
+from execsafe.model.intent import Amendment, Change, ErrorFacts, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport, OrderStatus
 from execsafe.ports import LeaseRequest
 from execsafe.stores.memory import MemoryStore
@@ -178,6 +178,7 @@ async def test_a_write_changes_nothing_but_the_version(registry):
         first,
         limit_price=Decimal(3),
         change=Change(asked_at_ms=1),
+        amendment=Amendment(trigger_price=5),
         given_up=True,
         created_at_ms=4,
         updated_at_ms=5,
@@ -597,3 +598,52 @@ async def test_g11_two_venues_that_give_out_the_same_order_id_each_keep_their_ow
         assert (await registry.observe(told, venue=venue)).filled_quantity == 1
     assert await registry.find_order("default", "BTC/USDT", "1", venue="c") is None
     assert [r.filled_quantity for r in await registry.open_records()] == [1, 1]
+
+
+# --- By hand ------------------------------------------------------------------------------------------------
+
+
+async def unresolved(registry, clock, key="k"):
+    record, lease = await created(registry, intent(key))
+    now_ms = clock.now_ms()
+    doubt = await registry.advance(
+        record, lambda r: transitions.doubted(r, 1, None, deadline_ms=None, now_ms=now_ms), lease=lease
+    )
+    return await registry.advance(doubt, lambda r: transitions.left_unresolved(r, 1, now_ms=now_ms), lease=lease)
+
+
+@pytest.mark.guarantee(4)
+async def test_an_unresolved_intent_ends_by_the_word_of_a_person_and_is_never_sent_again(registry, clock):
+    await unresolved(registry, clock)
+    ended = await registry.declare_absent("k", note="looked at the venue")
+    assert (ended.state, ended.given_up) == (IntentState.FAILED_FINAL, True)
+    assert (ended.last.error.kind, ended.last.error.message) == ("DeclaredAbsent", "looked at the venue")
+    assert await registry.open_records() == []
+    with pytest.raises(InvalidInput, match="not unresolved"):
+        await registry.declare_absent("k", note="again")
+
+
+@pytest.mark.guarantee(11)
+async def test_g11_an_order_that_turns_up_after_it_was_said_not_to_be_there_counts_again(registry, clock):
+    await unresolved(registry, clock)
+    await registry.declare_absent("k", note="looked at the venue")
+    again = await registry.observe(report(intent(), filled=1))
+    assert (again.state, again.filled_quantity) == (IntentState.LIVE, 1)
+
+
+async def test_what_is_not_unresolved_is_not_ended_by_a_word(registry, clock):
+    """An order that is live, or still being looked for, is not there for a person to talk away."""
+    record, lease = await created(registry, intent())
+    for key in ("k", "other"):
+        with pytest.raises(InvalidInput):
+            await registry.declare_absent(key, note="looked")
+    await registry.advance(record, seen(report(intent())), lease=lease)
+    with pytest.raises(InvalidInput, match="is live"):
+        await registry.declare_absent("k", note="looked")
+
+
+@pytest.mark.parametrize("note", ["", "a\nb", "x" * 501, None])
+async def test_a_word_without_a_name_to_it_is_refused(note, registry, clock):
+    await unresolved(registry, clock)
+    with pytest.raises(InvalidInput):
+        await registry.declare_absent("k", note=note)

@@ -103,7 +103,8 @@ class OutcomeUnknown(ExecsafeError):
     """Nobody knows yet whether the venue acted. NEVER resend.
 
     The intent stays journalled, counts as exposure and stays watched; call ``recover()`` or repeat
-    the call with the same key to look again, or settle it by hand.
+    the call with the same key to look again. Once a person has seen at the venue that the order is not there,
+    :meth:`IntentRegistry.declare_absent` (``execsafe resolve --absent``) ends it.
     """
 
 

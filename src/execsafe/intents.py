@@ -18,13 +18,14 @@ from execsafe.model.event import Event, EventType
 from execsafe.model.intent import TERMINAL, Intent, IntentRecord, IntentState
 from execsafe.model.order import OrderReport
 from execsafe.model.trusted import trusted
-from execsafe.model.values import check_seconds
+from execsafe.model.values import check_seconds, to_text
 from execsafe.ports import Batch, Clock, Lease, LeaseRequest, Listener, Put, Store, Stored
 from execsafe.stores.commits import commit_shielded
 
 _log = logging.getLogger("execsafe.intents")
 COLLECTION: Final = "intents"
 _CONFLICTS_MAX: Final = 50
+_NOTE_LENGTH_MAX: Final = 500
 _new_record: Final = trusted(IntentRecord)
 _new_put: Final = trusted(Put)
 _new_batch: Final = trusted(Batch)
@@ -250,6 +251,30 @@ class IntentRegistry:
             return None
         now_ms = self.clock.now_ms()
         return await self.advance(record, lambda r: transitions.observed(r, report, now_ms=now_ms))
+
+    async def declare_absent(self, key: str, *, note: str, account: str = "default", leg: str = "") -> IntentRecord:
+        """End an unresolved intent by hand: somebody has looked at the venue, and its order is not there.
+
+        For venues that let nothing be proven: without it one lost request would count as exposure for ever. Nothing is
+        sent for this key any more; should the order turn up all the same, it is credited and counts again.
+
+        Args:
+            key: of the intent.
+            note: who looked, and where: 1 to 500 characters, kept in the record.
+            account: of the intent.
+            leg: of the intent.
+
+        Raises:
+            InvalidInput: no such intent, or it is not unresolved.
+            StoreError: it could not be written.
+        """
+        to_text(note, "note", _NOTE_LENGTH_MAX)
+        record = await self.find(key, account=account, leg=leg)
+        if record is None or record.state is not IntentState.UNRESOLVED:
+            why = "is not recorded" if record is None else f"is {record.state.value}, not unresolved"
+            raise InvalidInput(f"intent {key!r} of account {account!r} {why}", intent_key=key)
+        now_ms = self.clock.now_ms()
+        return await self.advance(record, lambda r: transitions.declared_absent(r, note, now_ms=now_ms))
 
     async def purge(self) -> int:
         """Forget records that ended longer ago than the retention; open and doubtful ones never."""

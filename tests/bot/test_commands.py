@@ -184,3 +184,43 @@ def test_a_venue_that_cannot_be_reached_is_one_sentence_and_could_not_be_done(
     assert "could not be asked at the start, and nothing was done" in told
     assert "0123456789abcdef" not in told
     assert venue.is_closed
+
+
+# --- By hand ------------------------------------------------------------------------------------------------
+
+
+def an_unresolved_intent(url):
+    """A venue that takes no deadline, and a request that never arrived: nothing can be proven."""
+
+    async def main():
+        async with VenueServer() as server:
+            client = server.exchange("binance", timeout=100)
+            profile = execsafe.VenueProfile(name="binance", lookups=execsafe.profile_for("binance").lookups)
+            quick = {"patience_s": 0.1, "look_interval_s": 0.05}
+            async with execsafe.wrap(client, store=url, profile=profile, **quick) as guarded:
+                await guarded.load_markets()
+                server.plans["binance"].strike_next("create", "drop_request")
+                params = {"intentKey": "signal-42"}
+                with pytest.raises(execsafe.OutcomeUnknown):
+                    await guarded.create_order("BTC/USDT", "limit", "buy", 0.01, 60000, params)
+
+    asyncio.run(main())
+
+
+def test_what_nothing_can_prove_is_settled_by_hand(tmp_path, capsys):
+    url = f"sqlite:///{tmp_path}/orders.db"
+    an_unresolved_intent(url)
+    assert cli.main(["intents", url]) == 0
+    assert "unresolved" in capsys.readouterr().out
+    assert cli.main(["resolve", "--store", url, "--absent", "signal-42", "--note", "Ann: not in the history"]) == 0
+    assert "failed_final" in capsys.readouterr().out
+    assert cli.main(["intents", url]) == 0
+    assert "no open intents" in capsys.readouterr().out
+    assert cli.main(["resolve", "--store", url, "--absent", "signal-42", "--note", "again"]) == 2
+    assert "not unresolved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["--store", "sqlite:///x.db"], ["--store", "sqlite:///x.db", "--absent", "k"]])
+def test_settling_by_hand_needs_a_key_and_a_note(given, capsys):
+    assert cli.main(["resolve", *given]) == 2
+    assert "--note" in capsys.readouterr().err

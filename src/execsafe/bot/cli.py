@@ -91,7 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run=_run)
 
     resolve = commands.add_parser("resolve", help="settle at the venue what an earlier run left in doubt")
-    resolve.add_argument("--config", required=True, type=Path, help="the file of that run")
+    which = resolve.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", type=Path, help="the file of that run")
+    which.add_argument("--store", help="e.g. sqlite:///orders.db; with --absent: ask no venue, take your word")
+    resolve.add_argument("--absent", metavar="KEY", help="the unresolved intent whose order you saw not to be there")
+    resolve.add_argument("--note", help="who looked, and where; kept in the record")
+    resolve.add_argument("--account", default="default", help="of the intent (default: %(default)s)")
+    resolve.add_argument("--leg", default="", help="of the intent, as `intents` shows it behind the #")
     resolve.set_defaults(run=_resolve)
 
     doctor = commands.add_parser("doctor", help="check configuration, store, venue and account; sends no order")
@@ -178,8 +184,23 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _resolve(options: argparse.Namespace) -> int:
+    by_hand = [option is not None for option in (options.store, options.absent, options.note)]
+    if any(by_hand) and not all(by_hand):
+        raise execsafe.InvalidInput("--store, --absent and --note go together: which order is not there, who says so")
+    if all(by_hand):
+        return _declare_absent(options)
     config, live, screen = _bot(options)
     return _told_what_is_left(screen, anyio.run(live.resolve, config))
+
+
+def _declare_absent(options: argparse.Namespace) -> int:
+    from execsafe.bot import journal, screen
+
+    store = journal.open_existing(options.store)
+    name = {"account": options.account, "leg": options.leg}
+    record = anyio.run(functools.partial(journal.declare_absent, store, options.absent, note=options.note, **name))
+    screen.say(f"{record.intent.key}: {record.state.value}. Nothing is sent for it any more.")
+    return 0
 
 
 def _told_what_is_left(screen: Any, leftover: Any) -> int:

@@ -39,6 +39,22 @@ async def read(store: execsafe.Store, ended_too: bool) -> list[execsafe.IntentRe
         await store.aclose()
 
 
+async def declare_absent(
+    store: execsafe.Store, key: str, *, note: str, account: str, leg: str
+) -> execsafe.IntentRecord:
+    """End an unresolved intent whose order a person saw not to be at the venue. Opens and closes the store.
+
+    Raises:
+        InvalidInput: there is no such intent, or it is not unresolved.
+        StoreError: it cannot be read or written.
+    """
+    try:
+        await store.open()
+        return await execsafe.IntentRegistry(store).declare_absent(key, note=note, account=account, leg=leg)
+    finally:
+        await store.aclose()
+
+
 async def all_records(store: execsafe.Store) -> list[execsafe.IntentRecord]:
     """Every intent that the store still has, oldest first; found by way of its events."""
     found = [await store.find(COLLECTION, subject) for subject in await _subjects(store)]

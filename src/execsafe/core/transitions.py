@@ -322,6 +322,19 @@ def left_unresolved(record: IntentRecord, number: int, *, now_ms: int) -> Intent
     return _replace(record, attrs.evolve(attempt, state=_A.UNRESOLVED), now_ms)
 
 
+def declared_absent(record: IntentRecord, note: str, *, now_ms: int) -> IntentRecord:
+    """A person says that what is unresolved does not exist at the venue. Nothing is sent for it any more.
+
+    It is a word and no proof: should the order turn up, it counts again like any other late evidence.
+    """
+    facts = ErrorFacts(kind="DeclaredAbsent", message=note)
+    unresolved = [attempt for attempt in record.attempts if attempt.state is _A.UNRESOLVED]
+    for attempt in unresolved:
+        record = doubted(record, attempt.number, facts, deadline_ms=attempt.deadline_ms, now_ms=now_ms)
+        record = proven_absent(record, attempt.number, now_ms=now_ms)
+    return give_up(record, now_ms=now_ms) if unresolved else record
+
+
 def vanished(record: IntentRecord, number: int, fills: tuple[Fill, ...], *, now_ms: int) -> IntentRecord:
     """The order rested, and no view shows it any more; *fills* is all that the account's list of fills holds of it."""
     attempt = record.attempts[number - 1]
