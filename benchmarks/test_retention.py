@@ -48,12 +48,12 @@ def store():
 
 
 def test_insert(benchmark, ratio, beside):
-    def note(name, work, make, reach=None):
+    def note(name, work, make, reach=None, aim=None):
         times = beside(work, fill_cache, per=N, rounds=15, prepare=(make, cache))
-        ratio(name, *times, floor="cachetools insert", reach=reach)
+        ratio(name, *times, floor="cachetools insert", reach=reach, aim=aim)
 
     note("TTLStore.put_live", fill_live, store, reach=1 / 3)
-    note("TTLStore.put_ended", fill_ended, store, reach=2 / 3)
+    note("TTLStore.put_ended", fill_ended, store, reach=2 / 3, aim=1 / 3)
     note("TTLStore.mark_ended", end_all, lambda: fill_live(store()))
     benchmark.pedantic(fill_live, setup=lambda: ((store(),), {}), rounds=3)
 
@@ -103,5 +103,5 @@ def test_memory(benchmark, ratio):
     live = grown(lambda: TTLStore(max_entries=None), lambda made, key: made.put_live(key, VALUE))
 
     ratio("TTLStore, bytes an ended record", ended, 64, floor="64 bytes", reach=1.0)
-    ratio("TTLStore, bytes a live record", live, 64, floor="64 bytes", reach=1.05)
+    ratio("TTLStore, bytes a live record", live, 64, floor="64 bytes", reach=1.05, aim=1.0)
     benchmark(lambda: None)
