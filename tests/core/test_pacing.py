@@ -14,16 +14,18 @@ from execsafe.errors import InvalidInput
 
 POLICY = PacingPolicy()
 NOW_MS = 1_700_000_000_000
-REFUSALS = st.lists(st.tuples(st.integers(0, 200_000), st.one_of(st.none(), st.floats(0, 10**7))), min_size=1)
+REFUSALS = st.lists(
+    st.tuples(st.integers(0, 200_000), st.integers(0, 20_000), st.one_of(st.none(), st.floats(0, 10**7))), min_size=1
+)
 
 
 @given(REFUSALS)
 def test_refusals_only_ever_lengthen_the_wait(refusals):
     """What one asked for no other shortens; the named time is kept, as far as it is believed."""
     pace, now_ms = Pace(), NOW_MS
-    for passed_ms, asked_s in refusals:
+    for passed_ms, took_ms, asked_s in refusals:
         now_ms += passed_ms
-        later = slowed(pace, POLICY, retry_after_s=asked_s, now_ms=now_ms)
+        later = slowed(pace, POLICY, retry_after_s=asked_s, began_ms=now_ms - took_ms, now_ms=now_ms)
         assert later.not_before_ms >= max(pace.not_before_ms, now_ms + 1_000)
         assert later.not_before_ms >= now_ms + min(asked_s or 0, POLICY.longest_s) * 1000 - 1
         assert later.not_before_ms <= max(pace.not_before_ms, now_ms + POLICY.longest_s * 1000)
@@ -36,16 +38,25 @@ def test_where_no_time_is_named_the_pauses_double_up_to_a_minute():
     """Each refusal comes right when the pause before it is over."""
     pace, now_ms, pauses = Pace(), NOW_MS, []
     for _ in range(8):
-        pace = slowed(pace, POLICY, retry_after_s=None, now_ms=now_ms)
-        pauses.append((pace.not_before_ms - now_ms) // 1000)
+        pace = slowed(pace, POLICY, retry_after_s=None, began_ms=now_ms, now_ms=now_ms + 1)
+        pauses.append((pace.not_before_ms - now_ms - 1) // 1000)
         now_ms = pace.not_before_ms
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_requests_that_are_refused_together_are_one_refusal():
+    """Four under way at once would otherwise make eight seconds of one."""
+    pace = Pace()
+    for took_ms in (50, 60, 70, 80):
+        pace = slowed(pace, POLICY, retry_after_s=None, began_ms=NOW_MS, now_ms=NOW_MS + took_ms)
+    assert pace.refusals == 1
+    assert pace.not_before_ms == NOW_MS + 80 + 1_000
 
 
 @given(st.integers(-100_000, 10_000_000), st.integers(0, 10_000_000))
 def test_an_answer_ends_the_wait_only_when_it_was_over(began_after_ms, took_ms):
     """What was under way says nothing; a later answer lets the urgent through, and the named time is obeyed."""
-    pace = slowed(Pace(), POLICY, retry_after_s=3_600, now_ms=NOW_MS)
+    pace = slowed(Pace(), POLICY, retry_after_s=3_600, began_ms=NOW_MS, now_ms=NOW_MS)
     began_ms = NOW_MS + began_after_ms
     after = eased(pace, began_ms=began_ms, now_ms=began_ms + took_ms)
     if began_after_ms <= 0:

@@ -21,6 +21,7 @@ from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.stage import Scene
 from execsafe.bot.strategy import Close, Decision, Open
 from execsafe.core.backoff import Backoff
+from execsafe.core.pacing import PacingPolicy
 
 _Wish = TypeVar("_Wish")
 _REQUEST_S: Final = stage.TIMEOUT_S * 1.5  # ccxt's own time-out comes first
@@ -69,6 +70,12 @@ WAVES: Final = attrs.evolve(
 )
 
 
+class _QuickAdapter(execsafe.CcxtAdapter):
+    """A venue that turns a request away asks for a second; here minutes are seconds, and so it is less."""
+
+    pacing = PacingPolicy(pauses=Backoff(base_s=0.05, cap_s=1.0, jitter=0.0, max_attempts=None), longest_s=0.05)
+
+
 class GuardedBot(Generic[_Wish]):
     """A desk as the stage plays with it. An async context manager.
 
@@ -86,7 +93,7 @@ class GuardedBot(Generic[_Wish]):
         self.came: dict[str, list[Came]] = {}
         self.records: list[execsafe.IntentRecord] = []
         self.desk: TradingDesk = TradingDesk(
-            execsafe.CcxtAdapter(exchange, profile=stage.profile(scene.face)),
+            _QuickAdapter(exchange, profile=stage.profile(scene.face)),
             execsafe.open_store(store),
             policy,
             symbols=tuple(scene.markets),

@@ -51,9 +51,13 @@ class Pace:
     urgent_from_ms: int = 0
 
 
-def slowed(pace: Pace, policy: PacingPolicy, *, retry_after_s: float | None, now_ms: int) -> Pace:
-    """After a refusal. It never shortens what an earlier one asked for."""
-    refusals = pace.refusals + 1
+def slowed(pace: Pace, policy: PacingPolicy, *, retry_after_s: float | None, began_ms: int, now_ms: int) -> Pace:
+    """After the refusal of a request that began at *began_ms*. It never shortens what an earlier one asked for.
+
+    Requests that were under way together are refused together: that is one refusal, and doubles the pause once.
+    """
+    is_same = pace.refusals > 0 and began_ms <= pace.refused_at_ms
+    refusals = pace.refusals if is_same else pace.refusals + 1
     pause_ms = policy.pauses.envelope_ms(refusals)
     named_ms = 0 if retry_after_s is None else round(min(retry_after_s, policy.longest_s) * 1000)
     return Pace(

@@ -58,7 +58,7 @@ class Pacer:
             if is_turned_away(error):
                 now_ms = self._clock.now_ms()
                 asked_s = asked_pause_s(error, self._headers(), now_ms=now_ms)
-                self._pace = slowed(self._pace, self._policy, retry_after_s=asked_s, now_ms=now_ms)
+                self._pace = slowed(self._pace, self._policy, retry_after_s=asked_s, began_ms=began_ms, now_ms=now_ms)
             raise
         self._pace = eased(self._pace, began_ms=began_ms, now_ms=self._clock.now_ms())
 
