@@ -23,6 +23,7 @@ from execsafe.testing.venue import Market, SimVenue
 # be true of its venue is true; they are short so that an order in doubt is settled in about a second.
 WINDOW_S: Final = 1.0  # for how long after signing the venue accepts a request (recvWindow)
 TIMEOUT_S: Final = 0.4  # when the ccxt client gives up waiting
+_START_TIMEOUT_S: Final = 20.0  # before anything is to be seen a busy machine may take its time
 READ_LAG_S: Final = 0.08  # how old the state is that the venue's views show
 SKEW_S: Final = 0.05
 
@@ -149,10 +150,11 @@ class Stage(Generic[_Wish]):
             await stack.enter_async_context(self.server)
             self.exchange = self.server.exchange(
                 self.scene.face,
-                timeout=round(TIMEOUT_S * 1000),
+                timeout=round(_START_TIMEOUT_S * 1000),
                 options={"recvWindow": round(WINDOW_S * 1000)},
             )
             await self.exchange.load_markets()
+            self.exchange.timeout = round(TIMEOUT_S * 1000)
             self._stack = stack.pop_all()
         return self
 
