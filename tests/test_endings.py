@@ -190,6 +190,19 @@ async def test_g11_an_order_that_was_called_gone_and_rests_after_all_counts_agai
     assert world.venue.open_orders(PERPETUAL) == []
 
 
+@pytest.mark.guarantee(4)
+async def test_g4_of_an_order_older_than_the_venues_memory_nothing_is_concluded():
+    """What it filled at first may be in no list any more."""
+    world = World(profile=attrs.evolve(SIM_PROFILE, history_s=3_600.0))
+    process = world.process()
+    record = await resting(process)
+    await anyio.sleep(3_600)
+    end_at_venue(world, record)
+    outcome = await process.gateway.cancel("k")
+    assert isinstance(outcome, Unknown)
+    assert outcome.record.state is IntentState.LIVE
+
+
 async def stop_order(process):
     """A stop, placed after a position was opened."""
     await process.buy("1")

@@ -40,6 +40,7 @@ class Endings:
         self._views = profile.views
         self._venue = adapter.venue_name
         self._lag_ms = round((profile.read_lag_s + profile.clock_skew_s) * 1000)
+        self._history_ms = None if profile.history_s is None else round(profile.history_s * 1000) - self._lag_ms
         self._missing_since_ms: dict[tuple[str, int], int] = {}
 
     async def refresh(self, record: IntentRecord) -> IntentRecord:
@@ -96,6 +97,9 @@ class Endings:
         """The account's fills since the order was sent; None where they do not tell what it filled."""
         if attempt.venue_order_id is None:
             return None  # many lists of fills name no other id
+        age_ms = self._clock.now_ms() - attempt.prepared_at_ms
+        if self._history_ms is not None and age_ms > self._history_ms:
+            return None  # its first fills may be older than anything the venue still shows
         since_ms = max(0, attempt.prepared_at_ms - self._lag_ms)
         reading = await self._reader.executions(record.intent.symbol, since_ms=since_ms)
         if not isinstance(reading, Snapshot):
