@@ -8,9 +8,10 @@ import pytest
 
 import execsafe
 from execsafe import exits, hedging, protection, signals
-from execsafe.bot.desk import PairClosed, TradingDesk
+from execsafe.bot.desk import TradingDesk
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Close, Leg, Open, TradePair
+from execsafe.bot.trades import PairClosed
 from execsafe.stores.memory import MemoryStore
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock

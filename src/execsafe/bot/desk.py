@@ -11,33 +11,26 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import attrs
 
 import execsafe
-from execsafe import exits, hedging, signals
+from execsafe import exits, signals
 from execsafe.bot.openings import Openings
 from execsafe.bot.policy import DeskPolicy
-from execsafe.bot.strategy import Close, Decision, Leg, Open, TradePair
+from execsafe.bot.strategy import Close, Decision, Open, TradePair
 from execsafe.bot.targets import Harvester
+from execsafe.bot.trades import TradeResult, Trades
 from execsafe.buses.surviving import survived
 
 _log = logging.getLogger("execsafe.bot.desk")
-_ZERO: Final = Decimal(0)
 _Loop: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
-@attrs.frozen(kw_only=True)
-class PairClosed:
-    """What closing each leg of a pair came to. What is not closed yet the desk goes on closing."""
-
-    legs: tuple[exits.ExitResult, ...]
-
-
-Came: TypeAlias = signals.SignalOutcome | hedging.HedgeResult | exits.ExitResult | PairClosed | execsafe.ExecsafeError
+Came: TypeAlias = signals.SignalOutcome | TradeResult | exits.ExitResult | execsafe.ExecsafeError
 """What a decision came to. An error says that nothing was sent."""
 
 
@@ -180,6 +173,9 @@ class TradingDesk:
             instrument=self.instrument,
             policy=p,
             clock=self.clock,
+        )
+        self.trades: Trades = Trades(
+            gate=self.gate, hedger=self.hedger, exits_=self.exits, book=self.book, policy=p, clock=self.clock
         )
         self.handler: signals.SignalHandler = self.openings.handle
         """Who goes on with signals that are unfinished; set it to a ``Wave`` that lets through what is needed only."""
@@ -357,7 +353,7 @@ class TradingDesk:
                 case Open():
                     return await self.openings.run(decision, at_ms)
                 case TradePair():
-                    return await self._trade(decision, at_ms)
+                    return await self.trades.run(decision, at_ms)
                 case Close():
                     return await self._close(decision)
         except execsafe.ExecsafeError as error:
@@ -370,68 +366,6 @@ class TradingDesk:
         if position is None:
             return execsafe.TradingDenied(f"{decision.symbol}: nothing is held", reason="flat")
         return await self.exits.exit(position.key, exits.ExitReason.TTL)
-
-    async def _trade(self, decision: TradePair, at_ms: int) -> Came:
-        legs = (decision.lead, decision.hedge)
-        wanted: tuple[Decimal, ...] = (decision.lead.quantity, decision.hedge.quantity)
-        if decision.closes is not None:
-            wanted = await self._held(decision.closes)
-            if not any(wanted):
-                return execsafe.TradingDenied(f"{decision.id}: there is nothing to close", reason="flat")
-            if all(":" in leg.symbol for leg in legs):
-                return await self._close_pair(legs, wanted, at_ms)
-            if not all(wanted):
-                return execsafe.TradingDenied(f"{decision.id}: one side is closed already", reason="flat")
-        if self.gate.mode is not execsafe.ExecutionMode.LIVE:
-            return execsafe.TradingDenied(f"{decision.id}: the desk is in {self.gate.mode} mode", reason="mode")
-        plan = execsafe.HedgePlan(
-            key=decision.id,
-            legs=[self._leg(leg, quantity) for leg, quantity in zip(legs, wanted, strict=True)],
-            fresh_until_ms=at_ms + round(self.policy.signals.max_age_s * 1000),
-        )
-        result = await self.hedger.execute(plan)
-        await self.book.catch_up()
-        return result
-
-    async def _close_pair(self, legs: Sequence[Leg], wanted: Sequence[Decimal], at_ms: int) -> Came:
-        """Close each leg by itself, reduce-only, until it is closed.
-
-        Not as a trade of two legs: should its second leg fail, the first would be undone, which means to open again
-        what was just closed.
-        """
-        await self.book.catch_up()
-        held = [(self.position(leg.symbol), leg, most) for leg, most in zip(legs, wanted, strict=True)]
-        due = [
-            (position.key, min(position.quantity, most))
-            for position, leg, most in held
-            if position is not None and position.side.closing is leg.side and position.opened_at_ms <= at_ms and most
-        ]
-        came: dict[execsafe.PositionKey, exits.ExitResult] = {}
-
-        async def close(key: execsafe.PositionKey, quantity: Decimal) -> None:
-            came[key] = await self.exits.exit(key, exits.ExitReason.TTL, quantity=quantity)
-
-        async with anyio.create_task_group() as tasks:
-            for key, quantity in due:
-                tasks.start_soon(close, key, quantity)
-        await self.book.catch_up()
-        return PairClosed(legs=tuple(came[key] for key, _ in due))
-
-    def _leg(self, leg: Leg, quantity: Decimal) -> execsafe.HedgeLeg:
-        return execsafe.HedgeLeg(
-            symbol=leg.symbol,
-            side=leg.side,
-            quantity=quantity,
-            limit_price=leg.limit_price,
-            exit_price=leg.reverse_price,
-            account=self.policy.account,
-            time_in_force="IOC",
-        )
-
-    async def _held(self, key: str) -> tuple[Decimal, ...]:
-        """What the legs of an earlier trade left, in their order."""
-        found = await self.hedger.find(key)
-        return (_ZERO,) if found is None else tuple(exposure.closable for exposure in found.exposures)
 
 
 async def _or_later(step: Callable[[], Awaitable[object]]) -> None:

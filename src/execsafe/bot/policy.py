@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Final
 
 import attrs
 
 import execsafe
+from execsafe.core.backoff import Backoff
+
+_ENTRY_PAUSES: Final = Backoff(base_s=1.0, cap_s=15.0, jitter=0.0, max_attempts=None)
 
 
 @attrs.frozen(kw_only=True)
@@ -19,6 +23,9 @@ class DeskPolicy:
         positions_max: how many may be open or opening at once.
         entry_slippage_bps: how far beyond the best price an entry's limit is set.
         account: whose orders and positions.
+        entry_pauses: pauses between two tries to enter a pair that was refused for now only (something could not be
+            read, a cool-down), for as long as the decision is fresh. From one second, in which a venue answers again
+            after a hiccup, to fifteen, so that a venue in trouble is not asked more often than it is anyway.
         settle_s: pause between two passes over what is in doubt or unfinished.
         targets_s: pause between two looks at the prices for targets that are reached.
         stop_positions: whether open positions get stops. Off for pairs, whose legs protect one another.
@@ -32,6 +39,7 @@ class DeskPolicy:
     positions_max: int = 10
     entry_slippage_bps: Decimal = Decimal(20)
     account: str = "default"
+    entry_pauses: Backoff = _ENTRY_PAUSES
     settle_s: float = 5.0
     targets_s: float = 0.5
     stop_positions: bool = True
@@ -51,11 +59,13 @@ class DeskPolicy:
     reconcile: execsafe.ReconcilePolicy = attrs.Factory(execsafe.ReconcilePolicy)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse to forget what must still be recognised."""
+        """Refuse to forget what must still be recognised, and to go round without a pause."""
         if not self.retention_s >= self.signals.retention_s:
             raise execsafe.InvalidInput(
                 f"retention_s must not be below the signals' retention ({self.signals.retention_s:g} s), "
                 f"was {self.retention_s:g}"
             )
+        if not self.entry_pauses.envelope_ms(1) > 0:
+            raise execsafe.InvalidInput("entry_pauses must begin with a pause, or a refusal is asked for without end")
         if not self.sweep_s > 0:
             raise execsafe.InvalidInput(f"sweep_s must be above 0, was {self.sweep_s:g}")

@@ -143,7 +143,8 @@ class Runner:
         return self.desk.clock.now_ms() if moment.is_recorded else moment.closed_at_ms
 
     async def _carry_out(self, limiter: anyio.CapacityLimiter, decision: Decision, at_ms: int) -> None:
-        async with limiter:
+        # Entries may wait until they can pass; what ends a position waits for no entry.
+        async with limiter if _is_entry(decision) else contextlib.nullcontext():
             try:
                 came = await self.desk.carry_out(decision, decided_at_ms=at_ms)
             except Exception:  # noqa: BLE001 - one decision that cannot be carried out keeps no other from it
@@ -152,6 +153,10 @@ class Runner:
                 return
         self.results[_kind(decision, came)] += 1
         self._tell(decision, came)
+
+
+def _is_entry(decision: Decision) -> bool:
+    return isinstance(decision, Open) or (isinstance(decision, TradePair) and decision.closes is None)
 
 
 def _kind(decision: Decision, came: Came) -> str:

@@ -189,6 +189,15 @@ class PartialFillHedger:
         entry = await self._journal.find(key)
         return None if entry is None else result_of(entry.record)
 
+    async def has_begun(self, key: str) -> bool:
+        """Whether the plan of that key was begun: not if there is none, nor if it ended before anything was sent.
+
+        Raises:
+            StoreError: the journal could not be read.
+        """
+        entry = await self._journal.find(key)
+        return entry is not None and entry.record.verdict is not Verdict.NOT_STARTED
+
     async def settle(self, key: str, note: str) -> SettledResult | None:
         """Close an unfinished plan by hand, after its exposure was dealt with elsewhere. Nothing is sent.
 
