@@ -53,7 +53,7 @@ async def main(plan: dict[str, Any]) -> None:
     desk = TradingDesk(
         execsafe.CcxtAdapter(exchange, profile=profile),
         store,
-        POLICY,
+        attrs.evolve(POLICY, lease_ttl_s=2.0),  # a successor waits so long for the lease of a killed one
         symbols=[symbol(base) for base in BASES],
         listeners=[lambda event: told.append([event.type.value, event.subject, event.symbol])],
     )

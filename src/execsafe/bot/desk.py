@@ -19,6 +19,7 @@ import attrs
 
 import execsafe
 from execsafe import exits, signals
+from execsafe.bot.lease import DeskLease
 from execsafe.bot.openings import Openings
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Close, Decision, Open, TradePair
@@ -49,6 +50,8 @@ class Leftover:
 
 class TradingDesk:
     """Carries decisions out. Open it with ``async with``; it is ready when everything from before is settled.
+
+    One store has one desk at a time: its parts go on with every open record that they find there.
 
     Args:
         adapter: the venue.
@@ -83,6 +86,9 @@ class TradingDesk:
             store, clock=self.clock, policy=self.policy.safety, listeners=listeners
         )
         told = (self.safety.on_event, *listeners)
+        self._lease: DeskLease = DeskLease(
+            store, ttl_s=self.policy.lease_ttl_s, clock=self.clock, on_lost=self._stop_entries
+        )
         self._entries: execsafe.EntryBarrier = execsafe.EntryBarrier()
         self._assemble_orders(tuple(checks), told)
         self._assemble_positions(told)
@@ -113,7 +119,14 @@ class TradingDesk:
             self.registry,
             policy=p.gateway,
             looks=p.looks,
-            checks=(self._entries, signals.ModeCheck(lambda: self.gate.mode), *checks, self.pretrade, self.safety),
+            checks=(
+                self._lease,
+                self._entries,
+                signals.ModeCheck(lambda: self.gate.mode),
+                *checks,
+                self.pretrade,
+                self.safety,
+            ),
         )
 
     def _assemble_positions(self, told: tuple[execsafe.Listener, ...]) -> None:
@@ -206,29 +219,45 @@ class TradingDesk:
             decides: new entries are meant to follow: then what is inside begins only when every open intent is settled
                 and venue, book and journal have been compared, however long that takes. Positions are looked after
                 meanwhile. False: at once, and no entry passes.
+
+        Raises:
+            LeaseHeld: another desk works on the store. One that was killed is waited for, for as long as its lease
+                lasts (``DeskPolicy.lease_ttl_s``).
+            StaleFencingToken: another desk has taken over meanwhile; what is inside was cancelled.
         """
         if not decides:
-            self.gate.mode = execsafe.ExecutionMode.DRAIN
+            self._stop_entries()
         await self.store.open()
         try:
-            await self._prepare()
-            await self.settle()
-            async with anyio.create_task_group() as tasks:
-                for loop in self._loops():
-                    tasks.start_soon(loop)
-                try:
-                    if decides:
-                        await self.reconciler.barrier()
-                    self._is_ready = True
-                    if decides:
-                        await _or_later(self._resume_signals)
+            async with self._lease.held():
+                await self._prepare()
+                await self.settle()
+                async with self._looked_after(decides=decides):
                     yield self
-                finally:
-                    tasks.cancel_scope.cancel()
         finally:
             self.prices.close()
-            with anyio.CancelScope(shield=True):
-                await self.store.aclose()
+            if not self._lease.is_store_in_use:
+                with anyio.CancelScope(shield=True):
+                    await self.store.aclose()
+
+    @asynccontextmanager
+    async def _looked_after(self, *, decides: bool) -> AsyncIterator[None]:
+        """Everything that goes on while the desk runs; inside once it may decide."""
+        async with anyio.create_task_group() as tasks:
+            for loop in self._loops():
+                tasks.start_soon(loop)
+            try:
+                if decides:
+                    await self.reconciler.barrier()
+                self._is_ready = True
+                if decides:
+                    await _or_later(self._resume_signals)
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+
+    def _stop_entries(self) -> None:
+        self.gate.mode = execsafe.ExecutionMode.DRAIN
 
     async def settle(self) -> tuple[execsafe.IntentRecord, ...]:
         """Bring everything unfinished to an end, as far as that is possible now; what is still in doubt.
@@ -244,10 +273,15 @@ class TradingDesk:
         return recovery.unresolved
 
     async def stop(self, *, flat: bool, timeout_s: float = 60.0) -> Leftover:
-        """End gracefully: no new entries; close positions if *flat*; say what is left."""
-        self.gate.mode = execsafe.ExecutionMode.DRAIN
+        """End gracefully: no new entries; close positions if *flat*; say what is left.
+
+        Raises:
+            StaleFencingToken: another desk has taken over; it says what is left.
+        """
+        self._stop_entries()
         with anyio.move_on_after(timeout_s):
             while True:
+                self._lease.require()
                 if flat:
                     await self.exits.exit_all(exits.ExitReason.PANIC, account=self.policy.account)
                 await self.settle()

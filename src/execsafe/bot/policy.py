@@ -11,6 +11,8 @@ import execsafe
 from execsafe.core.backoff import Backoff
 
 _ENTRY_PAUSES: Final = Backoff(base_s=1.0, cap_s=15.0, jitter=0.0, max_attempts=None)
+_LEASE_TTL_S_MIN: Final = 0.1
+_LEASE_TTL_S_MAX: Final = 3_600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +34,9 @@ class DeskPolicy:
         retention_s: how long what has ended is remembered; a week. It must not be shorter than the signals' own
             retention: a repeat could outlive its record and be executed again.
         sweep_s: pause between two sweeps of what is older; one hour.
+        lease_ttl_s: how long after a kill the desk's claim on its store lasts, and so how long a restart may wait until
+            it begins; renewed every third of it. Ten seconds: a loop or a store that hangs for a moment must not let a
+            second desk in, and positions must not be without their keeper for longer than a restart takes anyway.
     """
 
     notional: Decimal = Decimal(50)
@@ -45,6 +50,7 @@ class DeskPolicy:
     stop_positions: bool = True
     retention_s: float = 7 * 86_400.0
     sweep_s: float = 3_600.0
+    lease_ttl_s: float = 10.0
     gateway: execsafe.GatewayPolicy = attrs.Factory(execsafe.GatewayPolicy)
     looks: execsafe.LookPolicy | None = None
     signals: execsafe.SignalPolicy = attrs.Factory(execsafe.SignalPolicy)
@@ -67,5 +73,9 @@ class DeskPolicy:
             )
         if not self.entry_pauses.envelope_ms(1) > 0:
             raise execsafe.InvalidInput("entry_pauses must begin with a pause, or a refusal is asked for without end")
+        if not _LEASE_TTL_S_MIN <= self.lease_ttl_s <= _LEASE_TTL_S_MAX:
+            raise execsafe.InvalidInput(
+                f"lease_ttl_s must be {_LEASE_TTL_S_MIN:g} to {_LEASE_TTL_S_MAX:g}, was {self.lease_ttl_s:g}"
+            )
         if not self.sweep_s > 0:
             raise execsafe.InvalidInput(f"sweep_s must be above 0, was {self.sweep_s:g}")

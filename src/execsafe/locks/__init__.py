@@ -6,5 +6,6 @@ record, and it holds with this lock removed.
 
 from execsafe.locks._claims import Claim, LockStatistics
 from execsafe.locks._dedup import DedupLock, Hold, OnBusy
+from execsafe.locks._leases import Leases
 
-__all__ = ["Claim", "DedupLock", "Hold", "LockStatistics", "OnBusy"]
+__all__ = ["Claim", "DedupLock", "Hold", "Leases", "LockStatistics", "OnBusy"]

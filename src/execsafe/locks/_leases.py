@@ -44,6 +44,8 @@ class Leases:
         self.store = store
         self.now_ms = now_ms
         self.ttl_ms = ttl_ms
+        self.renew_ms: float = ttl_ms * _RENEW
+        self.answer_ms: float = ttl_ms * _ANSWER
         self._holder = f"{holder or socket.gethostname()}#{os.urandom(6).hex()}"
         self._numbers = itertools.count(1)
         self._random = random.Random(self._holder)  # noqa: S311 - spreads polls, guards nothing
@@ -118,12 +120,25 @@ class Leases:
         except (StaleFencingToken, LeaseHeld):
             return None
 
+    async def try_renew(self, lease: Lease, within_ms: float) -> tuple[Lease | None, float]:
+        """One attempt to renew that ends in time; never raises.
+
+        Returns:
+            The lease as it is now, None if it is lost; and after how many milliseconds to try again.
+        """
+        with anyio.move_on_after(within_ms / 1_000):
+            try:
+                return await self.renew(lease), self.renew_ms
+            except Exception as error:  # noqa: BLE001 - whatever ails the store: try again until the end
+                _log.warning("lease not renewed (%s)", type(error).__name__)
+        return lease, self.ttl_ms * _AGAIN
+
     async def release(self, lease: Lease) -> None:
         """Give the lease back, whatever is being cancelled. If that fails it lapses by itself."""
         answer: list[Lease | None] = []
         try:
             batch = Batch(now_ms=self.now_ms(), release=lease)
-            await self._see_through(batch, self.ttl_ms * _ANSWER, answer)
+            await self._see_through(batch, self.answer_ms, answer)
         except Exception as error:  # noqa: BLE001 - the work is done: its result matters more than this
             _log.warning("lease not released (%s); it lapses by itself", type(error).__name__)
         else:
@@ -171,18 +186,11 @@ class LeaseGuard:
 
     async def _keep(self, lease: Lease) -> None:
         """Renew the lease for as long as it can be renewed; then cancel the block. Never raises."""
-        ttl_ms, now_ms = self._leases.ttl_ms, self._leases.now_ms
-        pause_ms = ttl_ms * _RENEW
+        now_ms, pause_ms = self._leases.now_ms, self._leases.renew_ms
         while (left_ms := lease.expires_at_ms - now_ms()) > 0:
             await anyio.sleep(min(pause_ms, left_ms) / 1_000)
-            renewed: Lease | None = lease
-            pause_ms = ttl_ms * _AGAIN
-            with anyio.move_on_after(min(ttl_ms * _ANSWER, max(0, lease.expires_at_ms - now_ms())) / 1_000):
-                try:
-                    renewed = await self._leases.renew(lease)
-                    pause_ms = ttl_ms * _RENEW
-                except Exception as error:  # noqa: BLE001 - whatever ails the store: try again until the end
-                    _log.warning("lease not renewed (%s)", type(error).__name__)
+            within_ms = min(self._leases.answer_ms, max(0, lease.expires_at_ms - now_ms()))
+            renewed, pause_ms = await self._leases.try_renew(lease, within_ms)
             if renewed is None:
                 break
             lease = self._claim.lease = renewed
