@@ -29,6 +29,7 @@ _STOP_S: Final = 8.0
 
 _SHARED: Final = DeskPolicy(
     settle_s=0.5,
+    entry_pauses=Backoff(base_s=0.1, cap_s=0.5, jitter=0.0, max_attempts=None),  # here, minutes are seconds
     reconcile=execsafe.ReconcilePolicy(interval_s=2.0, confirm_after_s=0.3),
     # Every tenth reading fails: whoever refuses an entry for each of them shows less of what is to be shown, and the
     # simulated venue has one price and no depth to judge.
