@@ -43,17 +43,30 @@ async def dies_while_sending(rig, **params):
 
 
 @at_both_venues
-async def test_yesterdays_order_is_proven_absent_and_not_sent_by_a_recovery(name):
+async def test_an_order_of_hours_ago_is_proven_absent_and_not_sent_by_a_recovery(name):
     async with a_rig(name) as rig:
         await dies_while_sending(rig)
         clock = Clock(rig)
-        clock.ahead_ms = DAY_MS
+        clock.ahead_ms = DAY_MS // 4
         restarted = await rig.guard(clock=clock, request_timeout_s=0.3)
         recovery = await restarted.recover()
         assert [record.state for record in recovery.settled] == [IntentState.FAILED_FINAL]
         assert rig.accepted() == []
         with pytest.raises(NotPlaced):
             await buy(restarted)
+        assert rig.accepted() == []
+
+
+@pytest.mark.guarantee(4)
+async def test_g4_an_order_older_than_the_venues_lists_is_neither_sent_nor_said_not_to_be_there():
+    """Bybit lists what ended for a day: it may have been accepted, canceled and forgotten since."""
+    async with a_rig("bybit") as rig:
+        await dies_while_sending(rig)
+        clock = Clock(rig)
+        clock.ahead_ms = 2 * DAY_MS
+        restarted = await rig.guard(clock=clock, request_timeout_s=0.3, patience_s=0.5)
+        recovery = await restarted.recover()
+        assert [record.state for record in recovery.unresolved] == [IntentState.UNRESOLVED]
         assert rig.accepted() == []
 
 
