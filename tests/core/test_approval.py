@@ -77,11 +77,16 @@ def test_an_order_exactly_at_a_limit_passes(changes):
 
 
 def test_what_has_no_price_or_only_reduces_is_not_judged_by_the_minimum_value():
-    """Venues exempt exits; a market order's value is not known before."""
+    """Venues exempt exits of contracts, and nothing on spot; a market order's value is not known before."""
     approve(intent(quantity="0.02", limit_price=None), INSTRUMENT, now_ms=0)
-    approve(intent(quantity="0.02", reduce_only=True), INSTRUMENT, now_ms=0)
-    with pytest.raises(InvalidOrder):
-        approve(intent(quantity=100, limit_price=20_000, reduce_only=True), INSTRUMENT, now_ms=0)
+    exits = {"symbol": "BTC/USDT:USDT", "reduce_only": True}
+    approve(intent(quantity="0.02", **exits), INSTRUMENT, now_ms=0)
+    for too_much_or_spot in (
+        {"quantity": 100, "limit_price": 20_000, **exits},
+        {"quantity": "0.02", "reduce_only": True},
+    ):
+        with pytest.raises(InvalidOrder):
+            approve(intent(side="sell", **too_much_or_spot), INSTRUMENT, now_ms=0)
 
 
 def test_the_contract_size_counts_towards_the_value():

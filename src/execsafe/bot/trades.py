@@ -16,6 +16,7 @@ from execsafe import exits, hedging
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Leg, TradePair
 from execsafe.core.safety import is_for_now
+from execsafe.model.instrument import is_contract
 
 _ZERO: Final = Decimal(0)
 
@@ -75,7 +76,7 @@ class Trades:
         wanted = await self._held(decision.closes)
         if not any(wanted):
             return execsafe.TradingDenied(f"{decision.id}: there is nothing to close", reason="flat")
-        if all(":" in leg.symbol for leg in legs):
+        if all(is_contract(leg.symbol) for leg in legs):
             return await self._close_pair(legs, wanted, at_ms)
         if not all(wanted):
             return execsafe.TradingDenied(f"{decision.id}: one side is closed already", reason="flat")

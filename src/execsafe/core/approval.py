@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from execsafe.errors import InvalidOrder, TradingDenied
-from execsafe.model.instrument import Instrument
+from execsafe.model.instrument import Instrument, is_contract
 from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent, IntentRecord
 from execsafe.model.order import Side
 from execsafe.model.trusted import trusted
@@ -35,7 +35,8 @@ def approve(intent: Intent, instrument: Instrument, *, now_ms: int) -> Approved:
     """Round to the safe side, then check every limit that the venue states.
 
     The quantity is rounded down, a buy's limit price down and a sell's up. The minimum notional is judged at the
-    order's own price; orders without one, and reduce-only orders (which venues exempt), are not judged by it.
+    order's own price; orders without one, and reduce-only orders of contracts (which venues exempt), are not judged by
+    it.
 
     Raises:
         InvalidOrder: a limit is broken; the message has the numbers.
@@ -65,7 +66,7 @@ def check_reduces(intent: Intent, undoes: Iterable[IntentRecord]) -> None:
     Raises:
         InvalidOrder: less was sold than is to be bought back.
     """
-    if not intent.reduce_only or intent.side is not Side.BUY or ":" in intent.symbol:
+    if not intent.reduce_only or intent.side is not Side.BUY or is_contract(intent.symbol):
         return
     place = (intent.account, intent.symbol, Side.SELL)
     sold = [r.filled_quantity for r in undoes if (r.intent.account, r.intent.symbol, r.intent.side) == place]
@@ -132,7 +133,8 @@ def _check_price(intent: Intent, instrument: Instrument, price: Decimal, asked: 
 
 def _check_notional(intent: Intent, instrument: Instrument, quantity: Decimal, price: Decimal) -> None:
     notional = instrument.notional(quantity, price)
-    if instrument.min_notional is not None and notional < instrument.min_notional and not intent.reduce_only:
+    is_exempt = intent.reduce_only and is_contract(intent.symbol)
+    if instrument.min_notional is not None and notional < instrument.min_notional and not is_exempt:
         raise _deny(
             intent,
             f"value {plain(notional)} (quantity {plain(quantity)} × price {plain(price)}) is below the minimum "

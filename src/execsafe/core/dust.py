@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from execsafe.model.instrument import Instrument
-
-
-def is_contract(symbol: str) -> bool:
-    """Whether ccxt's unified *symbol* is a derivative's, where reduce-only orders exist."""
-    return ":" in symbol
+from execsafe.model.instrument import Instrument, is_contract
 
 
 def is_below_quantity(quantity: Decimal, instrument: Instrument) -> bool:

@@ -19,6 +19,7 @@ from execsafe.core.findings import (
     Verified,
     Vote,
 )
+from execsafe.model.instrument import is_contract
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.order import ZERO, Side
 from execsafe.model.position import Execution, Position, Snapshot, Unavailable, VenuePosition
@@ -47,7 +48,7 @@ def _is_equal(seen: Observation, symbol: str, one: Decimal, other: Decimal) -> b
 
 def is_spot(symbol: str) -> bool:
     """Whether it is owned outright; a derivative's symbol names what it is settled in."""
-    return ":" not in symbol
+    return not is_contract(symbol)
 
 
 def symbols_of(record: Findings, seen: Observation) -> set[str]:

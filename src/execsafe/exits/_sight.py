@@ -9,9 +9,9 @@ import anyio
 import attrs
 
 from execsafe._calls import within
-from execsafe.core.exits import ExitRecord, Holding, Sight, holding_that_counts, is_contract
+from execsafe.core.exits import ExitRecord, Holding, Sight, holding_that_counts
 from execsafe.errors import VenueUnavailable
-from execsafe.model.instrument import Instrument
+from execsafe.model.instrument import Instrument, is_contract
 from execsafe.model.order import ZERO, Side
 from execsafe.model.position import Position, PositionSide, Snapshot
 from execsafe.model.values import total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from execsafe.core.ghosts import default_patience_s
+from execsafe.model.instrument import is_contract
 from execsafe.model.intent import Intent
 from execsafe.model.values import check_count, check_seconds
 from execsafe.model.venue import Expiry, VenueProfile
@@ -52,7 +53,7 @@ class GatewayPolicy:
 
         A spot sale that nobody remembers could be made again by the next process, out of what belongs to others.
         """
-        return self.exits_without_journal and intent.reduce_only and ":" in intent.symbol
+        return self.exits_without_journal and intent.reduce_only and is_contract(intent.symbol)
 
     def lease_ttl_ms(self, profile: VenueProfile) -> int:
         """A lease outlives one request: until it can no longer be signed, or no longer land, with a margin."""

@@ -12,6 +12,11 @@ from execsafe.model.values import EXACT, SYMBOL_LENGTH_MAX, text_validator, to_c
 ONE = Decimal(1)
 
 
+def is_contract(symbol: str) -> bool:
+    """Whether ccxt's unified *symbol* is a derivative's (``BTC/USDT:USDT``): reduce-only and positions exist there."""
+    return ":" in symbol
+
+
 def _on_grid(value: Decimal, step: Decimal, *, up: bool) -> Decimal:
     below = EXACT.multiply(EXACT.divide_int(value, step), step)
     return EXACT.add(below, step) if up and below < value else below

@@ -8,13 +8,13 @@ from decimal import Decimal
 import anyio
 import attrs
 
-from execsafe.core.dust import has_minimum_value, is_contract
+from execsafe.core.dust import has_minimum_value
 from execsafe.core.ghosts import Sighting
 from execsafe.core.protection.record import Leg, LegView, Observation, Protection, Purpose, Seen
 from execsafe.errors import VenueUnavailable
 from execsafe.gateway import OrderGateway
 from execsafe.ghosts import order_ref
-from execsafe.model.instrument import Instrument
+from execsafe.model.instrument import Instrument, is_contract
 from execsafe.model.intent import Attempt, IntentRecord, IntentState
 from execsafe.model.order import ZERO, OrderReport, Side
 from execsafe.model.position import Position, Snapshot, StopKind, Unavailable, VenuePosition

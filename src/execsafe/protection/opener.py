@@ -32,6 +32,7 @@ from execsafe.errors import (
 )
 from execsafe.gateway import Accepted, NeverPlaced, OrderGateway, Rejected, Unknown
 from execsafe.model.event import Event, EventType
+from execsafe.model.instrument import is_contract
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.position import Position, Snapshot
 from execsafe.model.values import Params, plain, shorten
@@ -326,7 +327,7 @@ class PositionOpener:
 
     async def _is_flat(self, opening: Opening) -> bool:
         """The book says so; where the venue keeps positions, it must say so too."""
-        if ":" not in opening.plan.symbol:
+        if not is_contract(opening.plan.symbol):
             return True
         reading = await self.manager.reader.positions()
         return isinstance(reading, Snapshot) and all(p.symbol != opening.plan.symbol for p in reading.value)

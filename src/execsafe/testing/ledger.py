@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import attrs
 
+from execsafe.model.instrument import is_contract
 from execsafe.model.order import ZERO, Side
 from execsafe.model.values import plain
 
@@ -240,7 +241,7 @@ class _Coverage:
     """A position of one symbol and the stops that guard it, followed through the ledger."""
 
     def __init__(self, symbol: str, dust: Decimal) -> None:
-        self._is_spot = ":" not in symbol
+        self._is_spot = not is_contract(symbol)
         self._dust = dust
         self._held = ZERO
         self._is_attached = False

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import attrs
 
 from execsafe.errors import InvalidInput, UnsupportedByVenue
+from execsafe.model.instrument import is_contract
 from execsafe.model.order import ZERO, OrderReport, OrderStatus, Side
 from execsafe.model.position import Balance, Execution, PositionSide, VenuePosition
 from execsafe.model.values import EXACT, Params, left_of
@@ -17,7 +18,7 @@ from execsafe.venues import _parsing, _reading
 from execsafe.venues._account_rows import ACCOUNTS, Account, Trades
 from execsafe.venues._asking import Ask, Asker, Listing, ask, ask_all, at, exact, listed
 from execsafe.venues._details import Details
-from execsafe.venues._shapes import AnswerUnusable, is_contract, markets_of
+from execsafe.venues._shapes import AnswerUnusable, markets_of
 
 _UNLISTED: Final = Account()
 _REQUESTS_MAX: Final = 400

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from execsafe.errors import InvalidOrder, UnsupportedByVenue
+from execsafe.model.instrument import is_contract
 from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent
 from execsafe.model.order import OrderRequest, Side
 from execsafe.model.values import plain, shorten
 from execsafe.model.venue import Expiry, VenueProfile
 from execsafe.venues import _parsing
 from execsafe.venues._details import Details, Stops
-from execsafe.venues._shapes import is_contract, markets_of, options_of
+from execsafe.venues._shapes import markets_of, options_of
 from execsafe.venues.profiles import PROFILES, family_of
 
 _IDS: Final = frozenset(

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import attrs
 
+from execsafe.model.instrument import is_contract
 from execsafe.model.position import BookLevel, OrderBook, Quote
 from execsafe.model.values import check_count
 from execsafe.venues import _parsing
 from execsafe.venues._asking import Ask, Asker, ask, at, load_markets, method_of
-from execsafe.venues._shapes import AnswerUnusable, is_contract
+from execsafe.venues._shapes import AnswerUnusable
 
 _NAMES: Final = ("bids", "asks")
 

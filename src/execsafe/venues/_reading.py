@@ -8,13 +8,14 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from execsafe.model.instrument import is_contract
 from execsafe.model.order import ZERO, OrderReport, OrderStatus
 from execsafe.model.values import EMPTY_PARAMS, Params
 from execsafe.model.venue import LookUp, View
 from execsafe.ports import OrderRef
 from execsafe.venues import _parsing, _wire
 from execsafe.venues._details import Details
-from execsafe.venues._shapes import AnswerUnusable, is_contract, markets_of
+from execsafe.venues._shapes import AnswerUnusable, markets_of
 from execsafe.venues.profiles import ID_PLACE
 
 

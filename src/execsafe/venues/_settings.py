@@ -7,12 +7,13 @@ from decimal import Decimal
 from typing import Any, Final
 
 from execsafe.errors import ExecsafeError, InvalidInput, UnsupportedByVenue
+from execsafe.model.instrument import is_contract
 from execsafe.model.position import PositionSide, StopKind
 from execsafe.model.values import plain, shorten
 from execsafe.venues import _parsing, _wire
 from execsafe.venues._account import account_of
 from execsafe.venues._asking import Asker, at, method_of
-from execsafe.venues._shapes import AnswerUnusable, is_contract, markets_of
+from execsafe.venues._shapes import AnswerUnusable, markets_of
 
 _MODES: Final = frozenset({"isolated", "cross"})
 

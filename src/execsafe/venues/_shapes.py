@@ -38,8 +38,3 @@ def markets_of(exchange: object) -> dict[str, Any]:
     """Loaded markets by unified symbol; empty where none are loaded."""
     markets = getattr(exchange, "markets", None)
     return markets if isinstance(markets, dict) else {}
-
-
-def is_contract(symbol: str) -> bool:
-    """Whether a unified symbol names a derivative: ``BTC/USDT:USDT``."""
-    return ":" in symbol

@@ -24,7 +24,7 @@ from execsafe.core.outcomes import classify
 from execsafe.core.pacing import PacingPolicy
 from execsafe.core.redaction import redact
 from execsafe.errors import InvalidInput, TradingDenied, UnsupportedByVenue
-from execsafe.model.instrument import Instrument
+from execsafe.model.instrument import Instrument, is_contract
 from execsafe.model.intent import Intent
 from execsafe.model.order import OrderReport, OrderRequest, OrderStatus, Side
 from execsafe.model.outcome import Judged, Meaning, Operation
@@ -36,7 +36,7 @@ from execsafe.venues._ccxt_views import CcxtViews
 from execsafe.venues._details import DETAILS, Details
 from execsafe.venues._pacing import Pacer
 from execsafe.venues._settings import AlreadySo
-from execsafe.venues._shapes import AnswerUnusable, CcxtLike, is_contract, markets_of, options_of
+from execsafe.venues._shapes import AnswerUnusable, CcxtLike, markets_of, options_of
 from execsafe.venues.outcomes import codes_of
 from execsafe.venues.profiles import family_of, profile_for
 

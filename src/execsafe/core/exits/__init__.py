@@ -1,6 +1,5 @@
 """Exits as decisions: priorities, price ladder, sellable amount, rejects, holds and alarms. Pure."""
 
-from execsafe.core.dust import is_contract
 from execsafe.core.exits.ladder import (
     AskMarket,
     Decision,
@@ -39,6 +38,7 @@ from execsafe.core.exits.record import (
     with_wish_of,
 )
 from execsafe.core.exits.rejects import REJECTS, RejectClass, RejectRow, reject_class
+from execsafe.model.instrument import is_contract
 
 __all__ = [
     "EXIT_TRANSITIONS",

@@ -10,6 +10,7 @@ import attrs
 
 from execsafe.core.backoff import Backoff
 from execsafe.errors import InvalidInput
+from execsafe.model.instrument import is_contract
 from execsafe.model.intent import Intent
 from execsafe.model.order import ZERO, Side
 from execsafe.model.values import (
@@ -207,7 +208,7 @@ class HedgeLeg:
     @property
     def is_contract(self) -> bool:
         """Whether a position is held, rather than a balance."""
-        return ":" in self.symbol
+        return is_contract(self.symbol)
 
     @property
     def price(self) -> Decimal | None:

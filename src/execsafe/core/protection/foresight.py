@@ -5,11 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 from execsafe.core.approval import approve
-from execsafe.core.dust import has_minimum_value, is_contract
+from execsafe.core.dust import has_minimum_value
 from execsafe.core.opening import EntryPlan, OpeningPolicy
 from execsafe.core.protection.record import Leg, Purpose, stop_price_for
 from execsafe.errors import InvalidInput, InvalidOrder
-from execsafe.model.instrument import Instrument
+from execsafe.model.instrument import Instrument, is_contract
 from execsafe.model.intent import Intent
 from execsafe.model.values import EXACT, plain
 
