@@ -59,7 +59,7 @@ class CcxtAdapter(CcxtViews):
     """
 
     allow_verbose = False
-    pacing = PacingPolicy()
+    pacing: PacingPolicy = PacingPolicy()
 
     def __init__(self, exchange: CcxtLike, *, profile: VenueProfile | None = None, clock: Clock | None = None) -> None:
         self.exchange: Any = exchange
