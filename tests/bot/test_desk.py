@@ -226,3 +226,22 @@ async def test_a_desk_that_only_settles_lets_no_entry_pass(world):
         refused = await desk.carry_out(wish())
         assert refused.reason is execsafe.DropReason.DRAIN
         assert world.position() == 0
+
+
+@pytest.mark.guarantee(14)
+async def test_g14_a_sweep_that_failed_comes_again_soon_and_not_a_sweep_later(world, monkeypatch):
+    """Else what has ended would outlive its retention by two pauses."""
+    tried = []
+    purge = execsafe.IntentRegistry.purge
+
+    async def fails_once(registry):
+        tried.append(world.clock.now_ms())
+        if len(tried) == 1:
+            raise execsafe.StoreUnavailable("the disk is away")
+        return await purge(registry)
+
+    monkeypatch.setattr(execsafe.IntentRegistry, "purge", fails_once)
+    async with world.desk().running():
+        await anyio.sleep(POLICY.settle_s + 1)
+    assert len(tried) == 2
+    assert tried[1] - tried[0] <= POLICY.settle_s * 1_000 + 100

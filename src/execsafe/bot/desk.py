@@ -337,8 +337,8 @@ class TradingDesk:
 
     async def _sweep_often(self) -> None:
         while True:  # at once, too: a bot that is started anew every hour sweeps as well
-            await _or_later(self.sweep)
-            await anyio.sleep(self.policy.sweep_s)
+            is_done = await _or_later(self.sweep)
+            await anyio.sleep(self.policy.sweep_s if is_done else min(self.policy.sweep_s, self.policy.settle_s))
 
     async def sweep(self) -> int:
         """Forget what ended longer ago than the retention, in all parts at once; how many records that were.
@@ -402,8 +402,11 @@ class TradingDesk:
         return await self.exits.exit(position.key, exits.ExitReason.TTL)
 
 
-async def _or_later(step: Callable[[], Awaitable[object]]) -> None:
-    """A pass that fails is told and comes again: one part that cannot be asked now keeps no other from its work."""
+async def _or_later(step: Callable[[], Awaitable[object]]) -> bool:
+    """A pass that fails is told and comes again: one part that cannot be asked now keeps no other from its work.
+
+    Whether it came to its end.
+    """
     name = getattr(step, "__qualname__", "a pass")
 
     async def attempt() -> None:
@@ -412,4 +415,4 @@ async def _or_later(step: Callable[[], Awaitable[object]]) -> None:
         except execsafe.AlreadyInFlight as error:
             _log.debug("%s: %s", name, error)  # another caller is at it
 
-    await survived(attempt, name, log=_log)
+    return await survived(attempt, name, log=_log)
