@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
+from execsafe._calls import within
 from execsafe._ccxt_calls import (
     GUARDED,
     OBSERVED,
@@ -296,12 +297,14 @@ class GuardedExchange:
 
     async def _refresh_open(self, symbol: str | None) -> None:
         """Look once at own open orders. What cannot be read now is left to the next look: the cancel is done."""
-        with anyio.move_on_after(self.gateway.policy.request_timeout_s * _READ_TIMEOUTS):
-            with contextlib.suppress(ExecsafeError):
-                await self.store.open()
-                for record in await self.registry.open_records(self.account):
-                    if self.gateway.is_at_home(record) and symbol in {None, record.intent.symbol}:
-                        await self.gateway.refresh(record)
+        with (
+            anyio.move_on_after(self.gateway.policy.request_timeout_s * _READ_TIMEOUTS),
+            contextlib.suppress(ExecsafeError),
+        ):
+            await self.store.open()
+            for record in await self.registry.open_records(self.account):
+                if self.gateway.is_at_home(record) and symbol in {None, record.intent.symbol}:
+                    await self.gateway.refresh(record)
 
     async def _observe(self, value: Any) -> None:
         """What the caller reads anyway is evidence: credit it. A failing store must not spoil a read."""
@@ -374,13 +377,13 @@ class GuardedExchange:
         """Refuse a symbol that the venue does not list. A venue that cannot say so does not stand in the way."""
         if symbol is None:
             return
-        with anyio.move_on_after(self.gateway.policy.request_timeout_s * _READ_TIMEOUTS):
-            try:
+        try:
+            with within(self.gateway.policy.request_timeout_s * _READ_TIMEOUTS):
                 await self._redacted(lambda: self.adapter.prepare(symbol))
-            except ExecsafeError:
-                raise
-            except Exception:  # noqa: BLE001 - whatever a client raises: the request itself will tell
-                return
+        except ExecsafeError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a client raises: the request itself will tell
+            return
 
     @staticmethod
     def _check_same(record: IntentRecord, kind: str | None, side: str | None) -> None:
@@ -395,16 +398,16 @@ class GuardedExchange:
     async def _foreign(self, name: str, *args: Any) -> dict[str, Any]:
         """An order that is not in the journal: ask the venue, and do not pretend to know more than it said."""
         why = "no answer in time"
-        with anyio.move_on_after(self.gateway.policy.request_timeout_s):
-            try:
-                with sending():  # once, whatever the client was told about retries: an edit may place a new order
-                    result = await getattr(self.exchange, name)(*args)
+        try:
+            # Sent once, whatever the client was told about retries: an edit may place a new order.
+            with within(self.gateway.policy.request_timeout_s), sending():
+                result = await getattr(self.exchange, name)(*args)
                 return dict(result) if isinstance(result, Mapping) else {"info": result}
-            except Exception as error:
-                judged = self.adapter.judge(error, Operation.CANCEL)
-                if judged.meaning is not Meaning.UNKNOWN:
-                    raise
-                why = judged.facts.kind
+        except Exception as error:
+            judged = self.adapter.judge(error, Operation.CANCEL)
+            if judged.meaning is not Meaning.UNKNOWN:
+                raise
+            why = judged.facts.kind
         raise OutcomeUnknown(f"{name} of {shorten(args[0])}: {why}; read the order back")
 
     async def _guarded(self, call: Callable[[], Awaitable[_T]]) -> _T:

@@ -364,3 +364,16 @@ async def test_an_order_of_another_account_is_foreign(name):
         await two.cancel_order(order["id"], rig.symbol)
         ended = await one.cancel_order(order["id"], rig.symbol)
         assert ended["status"] == "canceled"
+
+
+async def test_a_client_that_gives_up_the_cancel_of_a_foreign_order_by_itself_leaves_a_doubt():
+    """Nobody has cancelled the caller: its task must not end for that."""
+    async with a_rig("binance") as rig:
+        guarded = await rig.guard()
+
+        async def given_up(*_args):
+            raise asyncio.CancelledError
+
+        guarded.exchange.cancel_order = given_up
+        with pytest.raises(OutcomeUnknown):
+            await guarded.cancel_order("4711", rig.symbol)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-import anyio
-
+from execsafe._calls import within
 from execsafe.core.opening import EntryPlan, OpeningPolicy
 from execsafe.core.protection.foresight import check_stop, planned_stop
 from execsafe.core.protection.record import Protection
@@ -28,7 +27,7 @@ async def stop_refusal(
     A stop that the venue attaches to the position has neither quantity nor value of its own.
     """
     try:
-        with anyio.move_on_after(_TIMEOUT_S):
+        with within(_TIMEOUT_S):
             if gateway.adapter.stop_kind(plan.symbol) is StopKind.ATTACHED:
                 return None
             await _check(gateway, reader, plan, policy, now_ms)
