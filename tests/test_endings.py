@@ -14,6 +14,7 @@ from execsafe.model.event import EventType
 from execsafe.model.intent import AttemptState, Intent, IntentState
 from execsafe.model.order import Side
 from execsafe.model.outcome import Operation
+from execsafe.model.venue import Dedup
 from execsafe.reconcile import Reconciler
 from execsafe.testing.adapter import SIM_PROFILE
 from execsafe.testing.faults import Fault
@@ -238,5 +239,72 @@ async def test_g4_without_the_venues_order_id_its_fills_cannot_be_told_from_othe
     record = await resting(process)
     nameless = attrs.evolve(record.last, venue_order_id=None)
     await process.registry.advance(record, lambda r: attrs.evolve(r, attempts=(nameless,)))
+    somebody_trades(world)
     outcome = await process.gateway.cancel("k")
     assert isinstance(outcome, Unknown)
+    assert outcome.record.state is IntentState.LIVE
+
+
+# --- Orders that nothing but a duplicate-id reject tells of -------------------------------------------------
+
+
+def somebody_trades(world):
+    """A fill of the symbol that belongs to no order of ours."""
+    request = NewOrder(symbol=PERPETUAL, side=Side.SELL, quantity=D(1), type="market", client_order_id=None)
+    world.venue.submit(request, world.clock.now_ms())
+
+
+ENDED_AT_ONCE = {"symbol": PERPETUAL, "side": "buy", "quantity": 1, "limit_price": 10_000, "time_in_force": "IOC"}
+
+
+def misled(world, **more):
+    """A process that loses the answer to its order; the order ends unseen, and a resend is called a duplicate."""
+    process = world.process(**more)
+    process.plan.strike_next(Operation.CREATE, Fault.DROP_REPLY)
+    process.plan.strike_next(Operation.CREATE, Fault.PRUNED_AFTER_END)
+    return process
+
+
+@pytest.mark.guarantee(1, 4, 13)
+async def test_g4_an_order_that_ended_unseen_and_that_a_resend_is_a_duplicate_of_ends_canceled():
+    """It was taken for absent. Nothing is sent a third time, nothing stays open, and nobody is told that it failed."""
+    world = World(dedup=Dedup.FOREVER)
+    process = misled(world)
+    outcome = await process.gateway.submit(Intent(key="k", **ENDED_AT_ONCE))
+    assert isinstance(outcome, Accepted)
+    states = [attempt.state for attempt in outcome.record.attempts]
+    assert states == [AttemptState.ABSENT, AttemptState.VANISHED]
+    assert (outcome.record.state, outcome.record.filled_quantity) == (IntentState.CANCELED, 0)
+    assert world.kinds(EventType.ORDER_VANISHED) == [EventType.ORDER_VANISHED]
+    assert (await process.registry.open_records()) == []
+    assert len(world.venue.ledger.accepted()) == 1
+
+
+@pytest.mark.guarantee(1, 11)
+async def test_g11_what_it_filled_before_it_ended_unseen_is_credited():
+    world = World(dedup=Dedup.FOREVER)
+    process = misled(world)
+    world.price(9_000)
+    outcome = await process.gateway.submit(Intent(key="k", **ENDED_AT_ONCE))
+    assert outcome.record.filled_quantity == world.held() == 1
+    assert outcome.record.state is IntentState.FILLED
+
+
+@pytest.mark.guarantee(4)
+@pytest.mark.parametrize("doubt", ["a fill that nobody knows", "no list of fills"])
+async def test_g4_where_its_fills_cannot_be_known_it_stays_unresolved_and_counts_in_full(doubt):
+    world = World(dedup=Dedup.FOREVER)
+    process = misled(world)
+    fetch = process.adapter.fetch_executions
+    if doubt == "no list of fills":
+        process.adapter.fetch_executions = unreadable
+    else:
+        somebody_trades(world)
+    outcome = await process.gateway.submit(Intent(key="k", **ENDED_AT_ONCE))
+    assert isinstance(outcome, Unknown)
+    assert outcome.record.state is IntentState.UNRESOLVED
+    assert worst_case(outcome.record) == 1
+    process.adapter.fetch_executions = fetch
+    await process.gateway.recover()
+    is_known = doubt == "no list of fills"
+    assert (await process.registry.find("k")).state is (IntentState.CANCELED if is_known else IntentState.UNRESOLVED)

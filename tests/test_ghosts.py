@@ -184,18 +184,25 @@ async def test_not_found_said_by_an_error_is_the_same_as_an_empty_answer():
 
 
 @pytest.mark.guarantee(3)
-@pytest.mark.parametrize("case", ["no views", "no expiry", "the venue said that it exists"])
+@pytest.mark.parametrize("case", ["no views", "no expiry"])
 async def test_g3_where_absence_cannot_be_proven_it_is_escalated(case):
     """FI-03 turned round: bounded in time and number of reads, and never a verdict of absence."""
     profile = attrs.evolve(PROFILE, lookups=()) if case == "no views" else PROFILE
     world = World(profile)
     attempt = world.attempt(dead_in_ms=None if case == "no expiry" else 0)
-    if case == "the venue said that it exists":
-        attempt = attrs.evolve(attempt, exists=True)
     unresolved = await world.resolve(attempt, patience_s=30)
     assert unresolved.verdict is Verdict.UNRESOLVED
     assert world.elapsed_ms() == 30_000
     assert unresolved.looks <= 32
+
+
+@pytest.mark.guarantee(4)
+async def test_g4_what_the_venue_says_exists_is_looked_for_until_two_looks_a_lag_apart_miss_it():
+    world = World()
+    attempt = attrs.evolve(world.attempt(dead_in_ms=None), exists=True)
+    ended = await world.resolve(attempt, patience_s=30)
+    assert ended.verdict is Verdict.ENDED
+    assert world.elapsed_ms() == 2 * round((PROFILE.read_lag_s + PROFILE.clock_skew_s) * 1000)
 
 
 async def test_an_order_that_shows_up_while_looking_is_found():

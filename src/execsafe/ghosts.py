@@ -1,4 +1,4 @@
-"""``GhostOrderResolver``: turns UNKNOWN into found, absent (proven) or unresolved (escalated)."""
+"""``GhostOrderResolver``: turns UNKNOWN into found, absent or ended (proven), or unresolved (escalated)."""
 
 from __future__ import annotations
 

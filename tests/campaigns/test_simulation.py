@@ -145,27 +145,6 @@ def test_g8_all_else_holds_without_locks_and_without_leases(variant: Variant) ->
     assert_no_violation([simulate(seed, variant=variant) for seed in range(50)])
 
 
-@pytest.mark.guarantee(3, 4)
-def test_g4_an_order_that_the_venue_calls_a_duplicate_is_neither_failed_nor_sent_again() -> None:
-    """An order ended unfilled and left every view; sent again, the venue says its id exists: nobody can know more."""
-
-    async def scenario() -> tuple[str, int]:
-        clock, store = VirtualClock(), MemoryStore()
-        venue, plan = SimVenue(), FaultPlan.none()
-        plan.script([("create", 1, "drop_reply"), ("create", 1, "pruned_after_end")])
-        plan.script([("create", 2, "duplicate_id_though_dead")])
-        await store.open()
-        gateway = OrderGateway(SimAdapter(venue, clock=clock, plan=plan), IntentRegistry(store, clock=clock))
-        intent = Intent(key="k", symbol="BTC/USDT", side="buy", quantity=1, limit_price=50_000, time_in_force="IOC")
-        outcome = await gateway.submit(intent)
-        for _ in range(3):
-            await gateway.recover()
-        assert plan.fired[Fault.DUPLICATE_ID_THOUGH_DEAD] == 1
-        return type(outcome).__name__, len(venue.ledger.received())
-
-    assert run_simulated(scenario) == ("Unknown", 2)
-
-
 class FatefulStore(MemoryStore):
     """The process "late" freezes for minutes once it has proven an absence; "other" dies once it has sent."""
 

@@ -102,7 +102,9 @@ NEVER = {
     "no expiry at this venue": doubt(VenueProfile(expiry=Expiry.NONE)),
     "no expiry, though a deadline was journalled": doubt(VenueProfile(expiry=Expiry.NONE), deadline_ms=1),
     "no deadline known": doubt(deadline_ms=None),
-    "the venue said that it exists": doubt(exists=True),
+    "the venue said that it exists, and shows no orders that rest": doubt(
+        attrs.evolve(PROFILE, lookups=PROFILE.lookups[2:]), exists=True
+    ),
 }
 
 
@@ -116,6 +118,19 @@ def test_g3_without_a_bound_absence_is_never_proven_whatever_the_patience(name):
     assert say(looked_at_ms=one.patience_ends_ms - 1) is Verdict.LOOK_AGAIN
     assert say(looked_at_ms=one.patience_ends_ms) is Verdict.UNRESOLVED
     assert say(looked_at_ms=10**15) is Verdict.UNRESOLVED
+
+
+@pytest.mark.guarantee(3, 4)
+def test_g4_what_the_venue_says_exists_and_two_looks_do_not_find_has_ended_and_was_never_absent():
+    """Whatever rests is shown. To the millisecond, counted from when this process heard of it, or the deadline."""
+    one = doubt(exists=True)
+    assert (one.proof_at_ms, one.confirm_after_ms) == (PROOF, 31_000)
+    assert doubt(exists=True, deadline_ms=None).proof_at_ms == 90_000 + 31_000
+    say = partial(judge, one, VIEWS, all_say(ABSENT))
+    assert say(looked_at_ms=PROOF - 1) is Verdict.LOOK_AGAIN
+    assert say(looked_at_ms=PROOF) is Verdict.LOOK_AGAIN
+    assert say(looked_at_ms=PROOF + 30_999, absent_since_ms=PROOF) is Verdict.LOOK_AGAIN
+    assert say(looked_at_ms=PROOF + 31_000, absent_since_ms=PROOF) is Verdict.ENDED
 
 
 @pytest.mark.guarantee(11)
@@ -151,22 +166,24 @@ def test_g3_absent_is_said_only_when_every_rule_holds(  # noqa: PLR0917 - drawn,
     one = doubt_of(attempt(deadline_ms=deadline, exists=exists), profile, since_ms=since, patience_s=patience)
     margin = round((profile.clock_skew_s + profile.read_lag_s) * 1000)
     at = max(0, (deadline or 0) + margin + offset)
-    is_proof = (
-        profile.expiry is not Expiry.NONE
-        and deadline is not None
-        and not exists
-        and at >= deadline + margin
-        and len(profile.views) > 0
-        and all(seen.get(view) is ABSENT for view in profile.views)
-    )
-    needs_two = len(profile.views) > 1 and profile.read_lag_s > 0
-    before = None if gap is None else at - round(profile.read_lag_s * 1000) - gap
+    orders = [view for view in profile.views if view is not View.TRADES]
+    if exists:
+        can_be_proven = not {View.CLIENT_ID, View.OPEN_ORDERS}.isdisjoint(orders)
+        declared, starts, lag = orders, max(since, deadline or 0), margin
+        needs_two = margin > 0
+    else:
+        can_be_proven = profile.expiry is not Expiry.NONE and deadline is not None and len(profile.views) > 0
+        declared, starts, lag = profile.views, deadline or 0, round(profile.read_lag_s * 1000)
+        needs_two = len(profile.views) > 1 and lag > 0
+    is_proof = can_be_proven and at >= starts + margin and all(seen.get(view) is ABSENT for view in declared)
+    before = None if gap is None else at - lag - gap
     is_confirmed = not needs_two or (gap is not None and gap >= 0)
     verdict = judge(one, profile.views, seen, looked_at_ms=at, absent_since_ms=before)
     if PRESENT in seen.values():
         assert verdict is Verdict.FOUND
     elif is_proof:  # half a proof is brought to its end, whatever the patience
-        assert verdict is (Verdict.ABSENT if is_confirmed else Verdict.LOOK_AGAIN)
+        proven = Verdict.ENDED if exists else Verdict.ABSENT
+        assert verdict is (proven if is_confirmed else Verdict.LOOK_AGAIN)
     else:
         assert verdict is (Verdict.UNRESOLVED if at >= since + patience * 1000 else Verdict.LOOK_AGAIN)
 

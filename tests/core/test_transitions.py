@@ -108,10 +108,12 @@ def steps_from(record: IntentRecord, bounds: Bounds):
         yield "doubted", doubted(record, n, None)
         yield "absent", absent(record, n)
         yield "unresolved", unresolved(record, n)
-        yield "vanished", vanished(record, n, attempt.fills)
+        is_there = doubted(record, n, None, exists=True) if attempt.state in {A.IN_DOUBT, A.UNRESOLVED} else record
+        yield "vanished", vanished(is_there, n, attempt.fills)
         if attempt.filled_quantity == 0:
             traded = Fill(trade_id=f"{n}", quantity=Decimal(1), price=Decimal(100))
-            yield "vanished", vanished(record, n, (traded,))
+            yield "vanished", vanished(is_there, n, (traded,))
+        yield "vanished, by hearsay", vanished(record, n, attempt.fills)
     for cid, vid in orders_of(record):
         for status in (S.OPEN, S.CANCELED, S.EXPIRED, S.REJECTED):  # closed acts as canceled, unknown as open
             for filled in (None, *bounds.fills):
@@ -128,7 +130,7 @@ def orders_of(record: IntentRecord):
 def situation(record: IntentRecord) -> IntentRecord:
     """*record* without what steers nothing here: times, reasons."""
     attempts = tuple(
-        attrs.evolve(a, error=None, doubted_at_ms=None, deadline_ms=None, exists=False, prepared_at_ms=0)
+        attrs.evolve(a, error=None, doubted_at_ms=None, deadline_ms=None, exists=a.state is A.LIVE, prepared_at_ms=0)
         for a in record.attempts
     )
     ended = None if record.ended_at_ms is None else 0
@@ -384,13 +386,15 @@ class HonestVenue(RuleBasedStateMachine):
         if number not in self.wire and not any(o.attempt == number for o in self.orders):
             self.apply(absent(self.record, number))
 
-    @precondition(lambda self: self.attempts(A.LIVE))
+    @precondition(lambda self: self.attempts(A.LIVE, A.IN_DOUBT, A.UNRESOLVED))
     @choosing()
     def conclude_the_end(self):
         """No view shows it any more, and the list of fills is complete: so says the proof, whose subject is over."""
-        attempt = self.attempts(A.LIVE)[0]
-        order = next(o for o in self.orders if o.attempt == attempt.number)
-        if order.status is not S.OPEN:
+        attempt = self.attempts(A.LIVE, A.IN_DOUBT, A.UNRESOLVED)[0]
+        order = next((o for o in self.orders if o.attempt == attempt.number), None)
+        if order is None or not attempt.exists:
+            assert vanished(self.record, attempt.number, ()) is self.record or attempt.exists
+        elif order.status is not S.OPEN:
             self.apply(vanished(self.record, attempt.number, order.trades))
             assert vanished(self.record, attempt.number, order.trades) is self.record
 
@@ -728,6 +732,19 @@ def test_g11_an_order_that_vanished_is_over_with_what_the_list_of_fills_holds():
     late = Fill(trade_id="b", quantity=Decimal(1), price=Decimal(102))
     record = observed(record, report(S.UNKNOWN, None, fills=(late,)))
     assert (record.state, record.filled_quantity, record.average_price) == (I.FILLED, 2, 101)
+
+
+@pytest.mark.guarantee(4)
+@pytest.mark.parametrize("is_late", [False, True], ids=["in doubt", "unresolved"])
+def test_g4_only_what_the_venue_said_exists_can_have_vanished_unseen(is_late):
+    """Nothing was ever seen of it but a duplicate-id reject: it ends canceled, is not sent again, and may come back."""
+    hearsay = unresolved(in_doubt(), 1) if is_late else in_doubt()
+    assert vanished(hearsay, 1, ()) is hearsay
+    known = doubted(in_doubt(), 1, None, exists=True)
+    record = vanished(unresolved(known, 1) if is_late else known, 1, ())
+    assert (record.state, record.last.state, worst_case(record)) == (I.CANCELED, A.VANISHED, 0)
+    assert next_step(record, attempts_max=9, now_ms=9) is Step.DONE
+    assert observed(record, report(S.CLOSED, 2)).state is I.FILLED
 
 
 def test_an_order_that_vanished_after_it_filled_is_filled():

@@ -62,7 +62,7 @@ _ORDERS: Final = {
     _T.ORDER_IN_DOUBT: Entry(_W, "Nobody knows whether the venue has the order; it is being looked for."),
     _T.ORDER_ADOPTED: Entry(_I, "An order in doubt was found at the venue and is ours."),
     _T.ATTEMPT_ABSENT: Entry(_I, "An order in doubt is proven not to exist."),
-    _T.ORDER_VANISHED: Entry(_W, "Every view has forgotten an order that rested: it ended, with what its fills say."),
+    _T.ORDER_VANISHED: Entry(_W, "Every view has forgotten an order: it ended, with what its fills say."),
     _T.INTENT_UNRESOLVED: Entry(_C, "A doubt outlived all patience: counted as exposure, watched, for a person."),
     _T.ORDER_FILL: Entry(_I, "The cumulative filled quantity grew by this quantity.", (), ("Order filled",)),
     _T.INTENT_FILLED: Entry(_I, "The intent is filled."),

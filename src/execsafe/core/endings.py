@@ -5,11 +5,12 @@ end is then concluded, by the rules by which absence is proven (:mod:`execsafe.c
 
 * *It rests no more*: a look that **began** a read lag and the clock skew after the journal last learned of the order
   found it in no view of orders, and so did a second one, begun as much later than the first ended.
-* *What it filled is known*: from the account's list of fills, read after the second look. Without that list, or without
-  the venue's order id to find the order in it by, nothing is concluded: it goes on resting, and counts in full.
+* *What it filled is known*: from the account's list of fills, read after the second look. Without that list nothing is
+  concluded: it goes on resting, and counts in full.
 
-A stop that was set off may fill under an order id of its own. So the end of a stop order is concluded only when every
-fill of its symbol since then belongs to an order that the journal knows.
+A stop that was set off may fill under an order id of its own, and many lists name no other id than the venue's, which
+is not known of an order that only a duplicate-id reject tells of. There the end is concluded only when every fill of
+the symbol since the order was sent belongs to an order that the journal knows.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 
-from execsafe.core.ghosts import Sighting
+from execsafe.core.ghosts import Sighting, of_orders, shows_what_rests
 from execsafe.model.intent import Attempt
 from execsafe.model.order import Fill
 from execsafe.model.position import Execution
 from execsafe.model.venue import View
-
-_SHOWS_WHAT_RESTS = frozenset({View.CLIENT_ID, View.OPEN_ORDERS})
 
 
 class Trace(enum.StrEnum):
@@ -54,13 +53,12 @@ def trace(
         missing_since_ms: when the first look that missed it **ended**; None: there was none.
         lag_ms: read lag and clock skew.
     """
-    of_orders = [view for view in views if view is not View.TRADES]
-    found = [seen.get(view) for view in of_orders]
+    declared = of_orders(views)
+    found = [seen.get(view) for view in declared]
     if Sighting.PRESENT in found:
         return Trace.SEEN
-    is_shown_while_resting = not _SHOWS_WHAT_RESTS.isdisjoint(of_orders)
     is_late_enough = looked_at_ms >= known_at_ms + lag_ms
-    if not is_shown_while_resting or not is_late_enough or any(one is not Sighting.ABSENT for one in found):
+    if not shows_what_rests(declared) or not is_late_enough or any(one is not Sighting.ABSENT for one in found):
         return Trace.UNCLEAR
     is_confirmed = missing_since_ms is not None and looked_at_ms >= missing_since_ms + lag_ms
     return Trace.GONE if is_confirmed else Trace.MISSING

@@ -10,6 +10,9 @@ Two rules, and nothing else, allow a resend:
   *A late look proves nothing* either: it must begin while the views still show an order that ended when it was sent.
 
 A venue without request expiry has no deadline: there absence is never proven, whatever the patience.
+
+Nor is it where the venue itself said that the order is there (a duplicate-id reject). What such looks prove then is
+that it *has ended*: whatever rests is shown. What it filled is for :mod:`execsafe.core.endings` to find out.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import attrs
 
 from execsafe.model.intent import Attempt
 from execsafe.model.venue import Expiry, VenueProfile, View
+
+_SHOWS_WHAT_RESTS = frozenset({View.CLIENT_ID, View.OPEN_ORDERS})
 
 
 class Sighting(enum.StrEnum):
@@ -36,6 +41,7 @@ class Verdict(enum.StrEnum):
 
     FOUND = "found"  # adopt it
     ABSENT = "absent"  # proven: may be sent again
+    ENDED = "ended"  # proven: it was there, and rests no more
     LOOK_AGAIN = "look_again"
     UNRESOLVED = "unresolved"  # escalate; it still counts
 
@@ -48,21 +54,30 @@ class Doubt:
     ``patience_ends_ms``: when to escalate.
     ``confirm_after_ms``: how long after one such look a second one must begin; 0: one is enough.
     ``proof_ends_ms``: from when on the views may have forgotten the order; None: they do not.
+    ``exists``: the venue said that an order with this id is there, or was.
     """
 
     proof_at_ms: int | None
     patience_ends_ms: int
     confirm_after_ms: int = 0
     proof_ends_ms: int | None = None
+    exists: bool = False
 
 
 def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience_s: float) -> Doubt:
     """The doubt about *attempt*, watched since *since_ms*."""
     ends = since_ms + round(patience_s * 1000)
-    if attempt.deadline_ms is None or profile.expiry is Expiry.NONE or attempt.exists:
-        # `exists`: the venue itself said that an order with this id is there.
-        return Doubt(proof_at_ms=None, patience_ends_ms=ends)
     margin = round((profile.clock_skew_s + profile.read_lag_s) * 1000)
+    if attempt.exists:
+        learned_at_ms = max(since_ms, attempt.deadline_ms or 0)
+        return Doubt(
+            proof_at_ms=learned_at_ms + margin if shows_what_rests(profile.views) else None,
+            patience_ends_ms=ends,
+            confirm_after_ms=margin,
+            exists=True,
+        )
+    if attempt.deadline_ms is None or profile.expiry is Expiry.NONE:
+        return Doubt(proof_at_ms=None, patience_ends_ms=ends)
     return Doubt(
         proof_at_ms=attempt.deadline_ms + margin,
         patience_ends_ms=ends,
@@ -73,11 +88,21 @@ def doubt_of(attempt: Attempt, profile: VenueProfile, *, since_ms: int, patience
     )
 
 
+def of_orders(views: Iterable[View]) -> tuple[View, ...]:
+    """The views that show orders as such: lists of trades say nothing about what rests."""
+    return tuple(view for view in views if view is not View.TRADES)
+
+
+def shows_what_rests(views: Iterable[View]) -> bool:
+    """Whether an order that rests would be seen in one of *views*."""
+    return not _SHOWS_WHAT_RESTS.isdisjoint(views)
+
+
 def is_absent_everywhere(
     doubt: Doubt, views: Iterable[View], seen: Mapping[View, Sighting], *, looked_at_ms: int
 ) -> bool:
     """Whether a look that began at *looked_at_ms* was late enough, but not too late, and found the order nowhere."""
-    declared = tuple(views)
+    declared = of_orders(views) if doubt.exists else tuple(views)
     all_absent = bool(declared) and all(seen.get(view) is Sighting.ABSENT for view in declared)
     remembered = doubt.proof_ends_ms is None or looked_at_ms < doubt.proof_ends_ms
     return all_absent and doubt.proof_at_ms is not None and looked_at_ms >= doubt.proof_at_ms and remembered
@@ -100,8 +125,9 @@ def judge(
         return Verdict.FOUND
     if is_absent_everywhere(doubt, views, seen, looked_at_ms=looked_at_ms):
         confirmed = absent_since_ms is not None and looked_at_ms >= absent_since_ms + doubt.confirm_after_ms
-        # A proof that is half done is brought to its end, whatever the patience.
-        return Verdict.ABSENT if confirmed or doubt.confirm_after_ms == 0 else Verdict.LOOK_AGAIN
+        if not confirmed and doubt.confirm_after_ms > 0:
+            return Verdict.LOOK_AGAIN  # a proof that is half done is brought to its end, whatever the patience
+        return Verdict.ENDED if doubt.exists else Verdict.ABSENT
     return Verdict.UNRESOLVED if looked_at_ms >= doubt.patience_ends_ms else Verdict.LOOK_AGAIN
 
 

@@ -43,11 +43,12 @@ _I = IntentState
 _ENDS: Final = frozenset({_A.FILLED, _A.CANCELED, _A.EXPIRED, _A.REJECTED})
 _SEEN: Final = frozenset({_A.LIVE}) | _ENDS
 _OVER: Final = _ENDS | {_A.VANISHED}
+_MAY_VANISH: Final = frozenset({_A.LIVE, _A.IN_DOUBT, _A.UNRESOLVED})
 
 ATTEMPT_TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
     _A.SENDING: _SEEN | {_A.IN_DOUBT, _A.NOT_SENT},
-    _A.IN_DOUBT: _SEEN | {_A.UNRESOLVED, _A.ABSENT},
-    _A.UNRESOLVED: _SEEN | {_A.IN_DOUBT},
+    _A.IN_DOUBT: _SEEN | {_A.UNRESOLVED, _A.ABSENT, _A.VANISHED},
+    _A.UNRESOLVED: _SEEN | {_A.IN_DOUBT, _A.VANISHED},
     _A.LIVE: _ENDS | {_A.VANISHED},
     # Verdicts and ends that late evidence may overturn:
     _A.NOT_SENT: _SEEN,
@@ -336,9 +337,9 @@ def declared_absent(record: IntentRecord, note: str, *, now_ms: int) -> IntentRe
 
 
 def vanished(record: IntentRecord, number: int, fills: tuple[Fill, ...], *, now_ms: int) -> IntentRecord:
-    """The order rested, and no view shows it any more; *fills* is all that the account's list of fills holds of it."""
+    """The order was there, and no view shows it any more; *fills* is all that the list of fills holds of it."""
     attempt = record.attempts[number - 1]
-    if attempt.state is not _A.LIVE:
+    if attempt.state not in _MAY_VANISH or not attempt.exists:
         return record
     known = _merge_fills(attempt.fills, fills)
     filled = max(attempt.filled_quantity, total([fill.quantity for fill in known]))

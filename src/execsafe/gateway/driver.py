@@ -307,15 +307,21 @@ class Driver:
             )
         except _Overtaken:
             return
-        now_ms = self._clock.now_ms()
         if resolution.verdict is Verdict.FOUND and resolution.report is not None:
             journey.report = resolution.report
             await self._take_in(journey, attempt, resolution.report)
-        elif resolution.verdict is Verdict.ABSENT:
-            await self._advance(journey, lambda r: _absent(r, attempt, now_ms))
         else:
-            await self._advance(journey, lambda r: transitions.left_unresolved(r, attempt.number, now_ms=now_ms))
+            await self._advance(journey, await self._proven(journey.record, attempt, resolution.verdict))
         self._forget_deadline(journey.record, attempt)
+
+    async def _proven(self, record: IntentRecord, attempt: Attempt, verdict: Verdict) -> Transition:
+        now_ms = self._clock.now_ms()
+        if verdict is Verdict.ABSENT:
+            return lambda r: _absent(r, attempt, now_ms)
+        ended = await self._endings.concluded(record, attempt) if verdict is Verdict.ENDED else None
+        if ended is not None:
+            return ended
+        return lambda r: transitions.left_unresolved(r, attempt.number, now_ms=now_ms)
 
     def _forget_deadline(self, record: IntentRecord, attempt: Attempt) -> None:
         if record.attempts[attempt.number - 1].state not in _DOUBTFUL:

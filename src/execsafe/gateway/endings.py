@@ -87,24 +87,36 @@ class Endings:
             self._missing_since_ms.setdefault(name, self._clock.now_ms())
         elif found is Trace.SEEN:
             self._missing_since_ms.pop(name, None)
-        if found is not Trace.GONE or (executions := await self._executions(record, attempt)) is None:
+        if found is not Trace.GONE or (ended := await self.concluded(record, attempt)) is None:
             return None
         del self._missing_since_ms[name]
+        return ended
+
+    async def concluded(self, record: IntentRecord, attempt: Attempt) -> Transition | None:
+        """The end of an order that was there and is proven to rest no more; None: what it filled is not known.
+
+        Raises:
+            StoreError: the journal could not be asked whose a fill is.
+        """
+        executions = await self._executions(record, attempt)
+        if executions is None:
+            return None
         fills, now_ms = fills_of(attempt, executions), self._clock.now_ms()
         return lambda r: transitions.vanished(r, attempt.number, fills, now_ms=now_ms)
 
     async def _executions(self, record: IntentRecord, attempt: Attempt) -> Sequence[Execution] | None:
         """The account's fills since the order was sent; None where they do not tell what it filled."""
-        if attempt.venue_order_id is None:
-            return None  # many lists of fills name no other id
-        age_ms = self._clock.now_ms() - attempt.prepared_at_ms
+        # An order that was taken for absent, and was there, has the id of the attempt that followed.
+        namesakes = [one for one in record.attempts if one.client_order_id == attempt.client_order_id]
+        sent_at_ms = min(one.prepared_at_ms for one in namesakes)
+        age_ms = self._clock.now_ms() - sent_at_ms
         if self._history_ms is not None and age_ms > self._history_ms:
             return None  # its first fills may be older than anything the venue still shows
-        since_ms = max(0, attempt.prepared_at_ms - self._lag_ms)
-        reading = await self._reader.executions(record.intent.symbol, since_ms=since_ms)
+        reading = await self._reader.executions(record.intent.symbol, since_ms=max(0, sent_at_ms - self._lag_ms))
         if not isinstance(reading, Snapshot):
             return None
-        if record.intent.is_trigger and not await self._are_all_known(record, reading.value):
+        fills_name_it = attempt.venue_order_id is not None and not record.intent.is_trigger
+        if not fills_name_it and not await self._are_all_known(record, reading.value):
             return None
         return reading.value
 

@@ -21,7 +21,7 @@ class EventType(enum.StrEnum):
     ORDER_IN_DOUBT = "order_in_doubt"
     ORDER_ADOPTED = "order_adopted"  # found by looking, after a doubt
     ATTEMPT_ABSENT = "attempt_absent"  # proven not to exist
-    ORDER_VANISHED = "order_vanished"  # it rested, and every view has forgotten it: ended
+    ORDER_VANISHED = "order_vanished"  # it was there, and every view has forgotten it: ended
     INTENT_UNRESOLVED = "intent_unresolved"
     ORDER_FILL = "order_fill"  # cumulative filled quantity grew
     INTENT_FILLED = "intent_filled"

@@ -199,7 +199,7 @@ class World(Surroundings):
         """G13: once nothing goes wrong any more, every doubt ends, where the venue lets it be ended."""
         for key, record in self.final.items():
             pruned = self.venue.pruned()
-            excused = not self.setup.can_prove or any(a.exists for a in record.attempts)
+            excused = not self.setup.can_prove
             seen_no_more = any(a.venue_order_id in pruned for a in record.attempts)
             doubtful = record.state is IntentState.UNRESOLVED and excused
             resting = record.state is IntentState.LIVE and (not _wants_change(record) or seen_no_more)
