@@ -11,7 +11,7 @@ import anyio
 import attrs
 
 from execsafe.core.hedging import HedgeLeg, HedgePlan, HedgePolicy
-from execsafe.errors import UnsupportedByVenue
+from execsafe.errors import UnsupportedByVenue, VenueUnavailable
 from execsafe.gateway import GatewayPolicy, OrderGateway
 from execsafe.ghosts import LookPolicy
 from execsafe.hedging import PartialFillHedger
@@ -71,6 +71,7 @@ class Adapter(SimAdapter):
 
     caps: dict[str, Decimal]
     rejects: Sequence[str] = ()
+    turns_away = 0  # so many of the next orders that hedge
     is_blind = False
     hides_trades = False
     foreign: Decimal = Decimal(0)
@@ -90,6 +91,9 @@ class Adapter(SimAdapter):
         if request.symbol in self.rejects and not request.reduce_only:
             await anyio.sleep(0.01)
             raise sim_errors.InsufficientFunds("sim POST order")
+        if request.symbol == B and not request.reduce_only and self.turns_away:
+            self.turns_away -= 1
+            raise VenueUnavailable("sim turned a request away for coming too often; nothing was sent")
         report = self._capped(await super().create_order(request))
         assert report is not None
         return report

@@ -253,6 +253,42 @@ async def test_g9_a_hedge_that_cannot_be_had_unwinds_the_leading_leg_to_flat(how
     assert world.venue.open_orders() == []
 
 
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("times", [1, 3])
+async def test_g9_a_hedge_that_meets_a_rate_limit_is_had_a_moment_later(times, world):
+    world.main.adapter.turns_away = times
+    start_ms = world.clock.now_ms()
+    assert isinstance(await world.execute(), Executed)
+    assert world.positions == (D(1), D(-1))
+    assert len(world.accepted) == 2
+    assert 500 * (2**times - 1) <= world.clock.now_ms() - start_ms < 500 * (2**times - 1) + 1_000
+
+
+@pytest.mark.guarantee(9)
+async def test_g9_a_rate_limit_that_lasts_unwinds_the_leading_leg(world):
+    world.main.adapter.turns_away = 99
+    start_ms = world.clock.now_ms()
+    assert isinstance(await world.execute(), Unwound)
+    assert world.clock.now_ms() - start_ms < 6_000
+    assert world.positions == FLAT
+
+
+@pytest.mark.parametrize("reason", ["rate_limit", "no_reading"])
+async def test_a_hedge_that_a_check_held_back_for_a_moment_is_had_after_it(reason, world):
+    class DenyOnce:
+        is_over = False
+
+        async def check(self, intent, instrument):
+            if intent.symbol == B and not self.is_over:
+                self.is_over = True
+                raise TradingDenied("not now", reason=reason)
+
+    world.checks.append(DenyOnce())
+    world.main = world.process()
+    assert isinstance(await world.execute(), Executed)
+    assert world.positions == (D(1), D(-1))
+
+
 @pytest.mark.row("S4-07")
 async def test_a_hedge_that_rests_is_canceled_in_time_and_the_rest_had_otherwise(world):
     """FI-75: no hedge rests unnoticed; what filled of it counts."""

@@ -425,6 +425,7 @@ def test_g10_the_sum_of_fills_never_exceeds_the_position(hundredths, course, wan
         (("RateLimitExceeded", "429", None), RejectClass.RETRY),
         (("DDoSProtection", "418", None), RejectClass.RETRY),
         (("InvalidNonce", "", "-1021"), RejectClass.RETRY),
+        (("VenueUnavailable", "asked to be left alone", None), RejectClass.RETRY),
         (("ExchangeNotAvailable", "POST https://x/order?reduceOnly=true", None), RejectClass.RETRY),
         (("AuthenticationError", "", None), RejectClass.STOP),
         (("BadSymbol", "", None), RejectClass.STOP),

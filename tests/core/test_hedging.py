@@ -36,6 +36,7 @@ from execsafe.core.hedging import (
     exposures,
     hedge_target,
     residual_of,
+    turned_away_again,
     wanted,
 )
 from execsafe.errors import InvalidInput, InvalidOrder, TradingDenied
@@ -74,10 +75,10 @@ def order(intent: Intent, filled: object = 0, *, rests: bool = False, fills: tup
     return transitions.observed(record, report, now_ms=0)
 
 
-def rejected(intent: Intent) -> IntentRecord:
+def rejected(intent: Intent, kind: str = "InsufficientFunds") -> IntentRecord:
     record = transitions.new_record(intent, quantity=intent.quantity, limit_price=None, now_ms=0)
     record = transitions.begin(record, client_order_id=intent.leg, deadline_ms=None, now_ms=0)
-    return transitions.refused(record, 1, ErrorFacts(kind="InsufficientFunds"), now_ms=0)
+    return transitions.refused(record, 1, ErrorFacts(kind=kind), now_ms=0)
 
 
 def in_doubt(intent: Intent) -> IntentRecord:
@@ -458,6 +459,57 @@ def test_a_hedge_that_cannot_be_had_unwinds_the_leading_leg(how):
     assert turn.stage is HedgeStage.UNWINDING
 
 
+def turn_away(table: Table, kind: str = "RateLimitExceeded", *, now_ms: int = 0) -> Table:
+    """The next order that opens the second leg is sent, and turned away for now."""
+    view = table.views[1]
+    intent = table.record.intent(1, "open", len(view.opening) + 1, side="sell", quantity="0.8")
+    away = turned_away_again(view.turned_away, now_ms=now_ms)
+    return table.change(1, opening=(*view.opening, rejected(intent, kind)), turned_away=away)
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize("kind", ["RateLimitExceeded", "ExchangeNotAvailable", "VenueUnavailable"])
+def test_g9_a_hedge_that_is_turned_away_for_now_is_sent_again_after_pauses_that_double(kind):
+    """It could be had a moment later. Half a second, one, two; then the five seconds are over."""
+    table, now_ms, sent = Table().opened(0, 1, "0.8"), 0, []
+    while True:
+        turn_away(table, kind, now_ms=now_ms)
+        [move] = table.decide(now_ms=now_ms)
+        if isinstance(move, Turn):
+            break
+        assert isinstance(move, Pause)
+        now_ms = move.until_ms
+        [again] = table.decide(now_ms=now_ms)
+        assert (again.index, again.intent.quantity, again.intent.leg) == (1, D("0.8"), f"open-2.{len(sent) + 2}")
+        sent.append(now_ms)
+    assert sent == [500, 1_500, 3_500]
+    assert move.stage is HedgeStage.UNWINDING
+
+
+def test_an_order_that_was_turned_away_is_none_of_the_top_ups():
+    table = turn_away(Table().opened(0, 1, "0.8"))
+    for left in ("0.8", "0.4", "0.2"):
+        [move] = table.decide(now_ms=500)
+        assert (move.index, move.intent.quantity) == (1, D(left))
+        table.change(1, turned_away=None).opened(1, left, D(left) / 2)
+    [move] = table.decide(now_ms=500)
+    assert (move.index, move.intent.leg) == (0, "unwind-1.1")
+
+
+def test_a_venue_that_wants_to_be_left_alone_for_longer_than_a_leg_may_be_naked_is_not_waited_for():
+    table = turn_away(Table().opened(0, 1, "0.8")).change(1, not_before_ms=5_000)
+    assert table.decide() == (Pause(until_ms=5_000),)
+    [turn] = table.change(1, not_before_ms=5_001).decide()
+    assert isinstance(turn, Turn)
+
+
+def test_after_a_crash_an_order_that_was_turned_away_is_sent_again_at_once():
+    """The pauses are known to the process that took them only; the record says that it was turned away."""
+    table = turn_away(Table().opened(0, 1, "0.8")).change(1, turned_away=None)
+    [move] = table.decide()
+    assert (move.index, move.intent.leg) == (1, "open-2.2")
+
+
 @pytest.mark.row("S4-12", "S4-15", "S4-16", "X-04")
 def test_nothing_is_decided_on_top_of_a_doubt():
     table = Table().opened(0, 1, 1)
@@ -626,7 +678,9 @@ def test_three_legs_follow_the_weakest():
 
 # --- Whole trades, drawn ------------------------------------------------------------------------------------
 
-FATES = st.one_of(st.just(None), st.sampled_from([0, 1_000]), st.integers(0, 1_000))  # None: rejected; else per mille
+AWAY = "RateLimitExceeded"
+# None: rejected; AWAY: turned away for now; else per mille
+FATES = st.one_of(st.just(None), st.just(AWAY), st.sampled_from([0, 1_000]), st.integers(0, 1_000))
 
 
 @st.composite
@@ -702,15 +756,18 @@ def play(table: Table, data) -> End:
     raise AssertionError("no end in sight")
 
 
-def fill(table: Table, move: Submit, fate: int | None, now_ms: int) -> None:
+def fill(table: Table, move: Submit, fate: int | str | None, now_ms: int) -> None:
     view, intent = table.views[move.index], move.intent
     quantity = view.instrument.floor_quantity(intent.quantity)
     assert quantity > 0
     intent = attrs.evolve(intent, quantity=quantity)
-    filled = D(0) if fate is None else view.instrument.floor_quantity(quantity * fate / 1000)
-    record = rejected(intent) if fate is None else order(intent, filled)
+    if isinstance(fate, int):
+        record = order(intent, view.instrument.floor_quantity(quantity * fate / 1000))
+    else:
+        record = rejected(intent, fate or "InsufficientFunds")
     if intent.leg.startswith("open"):
-        table.change(move.index, opening=(*view.opening, record))
+        away = turned_away_again(view.turned_away, now_ms=now_ms) if fate == AWAY else None
+        table.change(move.index, opening=(*view.opening, record), turned_away=away)
     else:
         assert quantity <= view.held
         assert intent.reduce_only

@@ -25,6 +25,7 @@ from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreE
 from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.endings import Endings
 from execsafe.gateway.policy import GatewayPolicy
+from execsafe.gateway.requests import build_request
 from execsafe.ghosts import GhostOrderResolver, order_ref
 from execsafe.intents import IntentRegistry, Transition, lease_name
 from execsafe.model.intent import Attempt, AttemptState, ErrorFacts, Intent, IntentRecord, IntentState
@@ -34,7 +35,6 @@ from execsafe.model.trusted import trusted
 from execsafe.model.venue import Expiry
 from execsafe.ports import Clock, ExchangeAdapter, Lease, LeaseRequest
 
-_new_request: Final = trusted(OrderRequest)
 _new_lease_request: Final = trusted(LeaseRequest)
 _TIMED_OUT: Final = ErrorFacts(kind="TimeoutError", message="no answer within the request time-out")
 _NAMELESS: Final = ErrorFacts(kind="EmptyAnswer", message="the answer names no order")
@@ -432,22 +432,3 @@ def _absent(record: IntentRecord, attempt: Attempt, now_ms: int) -> IntentRecord
     """A proof ends an unresolved attempt by way of its doubt."""
     doubted = transitions.doubted(record, attempt.number, None, deadline_ms=attempt.deadline_ms, now_ms=now_ms)
     return transitions.proven_absent(doubted, attempt.number, now_ms=now_ms)
-
-
-def build_request(intent: Intent, attempt: Attempt, *, expires_in_ms: int | None) -> OrderRequest:
-    """What goes to the venue for one attempt."""
-    return _new_request(
-        symbol=intent.symbol,
-        side=intent.side,
-        type=intent.type,
-        quantity=attempt.quantity,
-        client_order_id=attempt.client_order_id,
-        limit_price=attempt.limit_price,
-        time_in_force=intent.time_in_force,
-        post_only=intent.post_only,
-        reduce_only=intent.reduce_only,
-        trigger_price=intent.trigger_price,
-        deadline_ms=attempt.deadline_ms,
-        expires_in_ms=expires_in_ms,
-        params=intent.params,
-    )

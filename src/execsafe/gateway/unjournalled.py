@@ -9,8 +9,8 @@ import attrs
 from execsafe._calls import within
 from execsafe._redacting import redact_chain
 from execsafe.core import transitions
-from execsafe.gateway.driver import build_request
 from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
+from execsafe.gateway.requests import build_request
 from execsafe.ghosts import GhostOrderResolver, order_ref
 from execsafe.intents import conflict_of
 from execsafe.model.intent import Intent, IntentRecord

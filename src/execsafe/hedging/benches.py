@@ -10,9 +10,18 @@ import anyio
 import attrs
 
 from execsafe._calls import within
-from execsafe.core.hedging import HedgeLeg, LegView
+from execsafe.core.hedging import HedgeLeg, LegView, TurnedAway, turned_away_again, was_turned_away
 from execsafe.core.hedging.decide import OPEN, UNWIND
-from execsafe.errors import AlreadyInFlight, ExecsafeError, IntentConflict, OutcomeUnknown, StoreError, VenueUnavailable
+from execsafe.core.safety import DenyReason
+from execsafe.errors import (
+    AlreadyInFlight,
+    ExecsafeError,
+    IntentConflict,
+    OutcomeUnknown,
+    StoreError,
+    TradingDenied,
+    VenueUnavailable,
+)
 from execsafe.gateway import OrderGateway, SubmitOutcome, Unknown
 from execsafe.ghosts import order_ref
 from execsafe.model.instrument import Instrument
@@ -62,6 +71,7 @@ class Bench:
     opening: tuple[IntentRecord, ...] = ()
     closing: tuple[IntentRecord, ...] = ()
     refusal: Exception | None = None
+    turned_away: TurnedAway | None = None
     is_stuck: bool = False
     has_asked_trades: bool = False
     closes_tried: int = 0
@@ -77,6 +87,8 @@ class Bench:
             opening=self.opening,
             closing=self.closing,
             is_refused=self.refusal is not None,
+            turned_away=self.turned_away,
+            not_before_ms=self.gateway.adapter.not_before_ms(),
             is_stuck=self.is_stuck,
             has_asked_trades=self.has_asked_trades,
             closes_tried=self.closes_tried,
@@ -105,7 +117,10 @@ class Bench:
         if is_exit:
             self.closes_tried, self.tried_at_ms = self.closes_tried + 1, now_ms
         try:
-            self._note(await self.gateway.submit(intent, join=True, undoes=self.opening))
+            outcome = await self.gateway.submit(intent, join=True, undoes=self.opening)
+            self._note(outcome)
+            if not is_exit:
+                self._count_turned_away(was_turned_away(outcome.record))
         except StoreError:
             raise
         except OutcomeUnknown:
@@ -118,6 +133,8 @@ class Bench:
         except Exception as error:  # noqa: BLE001 - refused before sending, in whatever words
             if any(record.intent.leg == intent.leg for record in self.records):
                 self.is_stuck = True  # it was sent before: what became of it could not be found out
+            elif self.index and _passes_soon(error):
+                self._count_turned_away(True)
             elif not is_exit:
                 self.refusal = error
 
@@ -125,6 +142,10 @@ class Bench:
         """End what rests of an order; a fill on the way counts."""
         intent = record.intent
         self._note(await self.gateway.cancel(intent.key, account=intent.account, leg=intent.leg))
+
+    def _count_turned_away(self, is_away: bool) -> None:
+        now_ms = self.gateway.registry.clock.now_ms()
+        self.turned_away = turned_away_again(self.turned_away, now_ms=now_ms) if is_away else None
 
     def _note(self, outcome: SubmitOutcome) -> None:
         if isinstance(outcome, Unknown):
@@ -169,6 +190,12 @@ class Bench:
             )
             venue = self.gateway.adapter.venue_name
             await self.gateway.registry.observe(report, account=self.leg.account, venue=venue)
+
+
+def _passes_soon(error: Exception) -> bool:
+    """Whether an order that was refused before sending may pass in moments; what restricts trading lasts longer."""
+    reason = error.context.get("reason") if isinstance(error, TradingDenied) else None
+    return isinstance(error, VenueUnavailable) or reason in {DenyReason.NO_READING, DenyReason.RATE_LIMIT}
 
 
 async def recorded(

@@ -37,7 +37,7 @@ from execsafe.core.exits.record import (
     settled,
     with_wish_of,
 )
-from execsafe.core.exits.rejects import REJECTS, RejectClass, RejectRow, reject_class
+from execsafe.core.rejects import REJECTS, RejectClass, RejectRow, reject_class
 from execsafe.model.instrument import is_contract
 
 __all__ = [

@@ -18,7 +18,14 @@ from execsafe.core.hedging.values import (
     PairRecord,
     Verdict,
 )
-from execsafe.core.hedging.views import LegView, Reading, exposures
+from execsafe.core.hedging.views import (
+    LegView,
+    Reading,
+    TurnedAway,
+    exposures,
+    turned_away_again,
+    was_turned_away,
+)
 
 __all__ = [
     "Band",
@@ -40,6 +47,7 @@ __all__ = [
     "Reading",
     "Submit",
     "Turn",
+    "TurnedAway",
     "Verdict",
     "Verify",
     "Watch",
@@ -51,5 +59,7 @@ __all__ = [
     "is_due",
     "put_off",
     "residual_of",
+    "turned_away_again",
     "wanted",
+    "was_turned_away",
 ]

@@ -15,7 +15,7 @@ import attrs
 from execsafe.core.hedging.moves import Cancel, End, Learn, Move, Pause, Submit, Turn, Verify, Watch
 from execsafe.core.hedging.quantities import at_most, hedge_target, is_placeable, up_to_step
 from execsafe.core.hedging.values import Band, HedgePolicy, HedgeRecord, HedgeStage, Verdict
-from execsafe.core.hedging.views import LegView, Reading
+from execsafe.core.hedging.views import LegView, Reading, was_turned_away
 from execsafe.model.event import EventType
 from execsafe.model.intent import Intent, IntentRecord, IntentState
 from execsafe.model.values import EXACT, plain
@@ -154,8 +154,10 @@ def _hedge(scene: _Scene) -> tuple[Move, ...]:
             continue
         missing = at_most(view.instrument, EXACT.subtract(hedge_target(want, view.instrument), view.held))
         is_enough = is_placeable(view.instrument, missing, view.price)
-        if is_enough and _may_open(view, scene.policy):
-            moves.append(_open(scene.record, index, view, missing))
+        at_ms = _opens_at(view, scene.policy) if is_enough else None
+        if at_ms is not None:
+            later = Pause(until_ms=at_ms)
+            moves.append(later if scene.now_ms < at_ms else _open(scene.record, index, view, missing))
         elif is_enough or _is_bare(view, want, missing, scene.policy):
             lacking.append(index)
     if moves:
@@ -183,11 +185,21 @@ def _why_nothing(lead: LegView) -> str:
     )
 
 
-def _may_open(view: LegView, policy: HedgePolicy) -> bool:
-    """Another order only after one that filled something, and not for ever."""
-    if view.is_refused or len(view.opening) >= policy.hedge_attempts_max:
-        return False
-    return not view.opening or view.opening[-1].filled_quantity > 0
+def _opens_at(view: LegView, policy: HedgePolicy) -> int | None:
+    """When another hedging order may be sent, in Unix ms; None: none any more.
+
+    Only after one that filled something or that was turned away for now, and neither for ever.
+    """
+    tried = [record for record in view.opening if not was_turned_away(record)]
+    is_spent = len(tried) >= policy.hedge_attempts_max or any(record.filled_quantity <= 0 for record in tried)
+    if view.is_refused or is_spent:
+        return None
+    away = view.turned_away
+    if away is None:
+        return 0
+    paused_ms = away.at_ms + (_ms(policy.hedge_pause_s) << (away.times - 1))
+    at_ms = max(paused_ms, view.not_before_ms or 0)
+    return at_ms if at_ms <= away.since_ms + _ms(policy.hedge_retry_s) else None
 
 
 def _open(record: HedgeRecord, index: int, view: LegView, quantity: Decimal) -> Submit:

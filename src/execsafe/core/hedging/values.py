@@ -118,7 +118,11 @@ class HedgePolicy:
         hedge_timeout_s: how long a hedging or unwinding order may rest before its remainder is canceled. 2 s.
         poll_interval_s: pause between two reads of an order that rests. 0.25 s.
         hedge_attempts_max: orders that may hedge one leg, the first and its top-ups. 3. One that fills nothing ends
-            the hedging of its leg at once.
+            the hedging of its leg at once, unless it was turned away for now (too many requests, never reached).
+        hedge_pause_s: pause after a hedging order that was turned away for now; it doubles from then on. 0.5 s.
+        hedge_retry_s: how long after the first of these another may be sent. If the venue wants to be left alone for
+            longer, the trade is undone at once: reductions get through earlier. 5 s: meanwhile the leading leg is
+            naked, as it is while it fills.
         unwind_attempts_max: orders that may unwind one leg in one pass. 5; ``recover()`` begins another pass.
         retries: when ``recover()`` goes on with a plan whose passes change nothing. The second pass comes at once,
             the third after 5 s, then the pauses double up to 5 minutes. After half an hour of a venue that answers
@@ -141,6 +145,8 @@ class HedgePolicy:
     hedge_timeout_s: float = 2.0
     poll_interval_s: float = 0.25
     hedge_attempts_max: int = 3
+    hedge_pause_s: float = 0.5
+    hedge_retry_s: float = 5.0
     unwind_attempts_max: int = 5
     unwind_pause_s: float = 0.5
     entry_window_s: float = 30.0
@@ -155,9 +161,10 @@ class HedgePolicy:
 
     def __attrs_post_init__(self) -> None:
         """Refuse values with which nothing could work."""
-        for name in ("poll_interval_s", "entry_window_s"):
+        for name in ("poll_interval_s", "entry_window_s", "hedge_pause_s"):
             check_seconds(getattr(self, name), name, most=_DAY_S)
-        for name in ("fill_timeout_s", "hedge_timeout_s", "unwind_pause_s", "watch_s", "shutdown_grace_s"):
+        may_be_none = ("fill_timeout_s", "hedge_timeout_s", "hedge_retry_s", "unwind_pause_s", "watch_s")
+        for name in (*may_be_none, "shutdown_grace_s"):
             check_seconds(getattr(self, name), name, least=0, most=_DAY_S)
         check_seconds(self.verify_timeout_s, "verify_timeout_s", least=0, most=_DAY_S)
         check_count(self.hedge_attempts_max, "hedge_attempts_max")

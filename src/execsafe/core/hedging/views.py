@@ -10,6 +10,7 @@ import attrs
 
 from execsafe.core.hedging.quantities import residual_of, wanted
 from execsafe.core.hedging.values import HedgeLeg, HedgeRecord, LegExposure, LegTotals
+from execsafe.core.rejects import RejectClass, reject_class
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import IntentRecord, IntentState
 from execsafe.model.order import ZERO, Side
@@ -26,6 +27,29 @@ def totals(opening: Sequence[IntentRecord], closing: Sequence[IntentRecord]) -> 
     )
 
 
+def was_turned_away(record: IntentRecord) -> bool:
+    """Whether the venue turned an order away for now: too many requests, or never reached."""
+    error = None if record.last is None else record.last.error
+    is_refused = record.state is IntentState.REJECTED and record.filled_quantity <= 0
+    return is_refused and error is not None and reject_class(error) is RejectClass.RETRY
+
+
+@attrs.frozen(kw_only=True)
+class TurnedAway:
+    """Orders in a row that opened a leg in this pass and were turned away for now: first and last in Unix ms."""
+
+    times: int
+    since_ms: int
+    at_ms: int
+
+
+def turned_away_again(before: TurnedAway | None, *, now_ms: int) -> TurnedAway:
+    """*before* with one more."""
+    if before is None:
+        return TurnedAway(times=1, since_ms=now_ms, at_ms=now_ms)
+    return TurnedAway(times=before.times + 1, since_ms=before.since_ms, at_ms=now_ms)
+
+
 @attrs.frozen(kw_only=True)
 class LegView:
     """One leg: its orders' records in the order of their numbers, and what this pass knows besides.
@@ -34,7 +58,9 @@ class LegView:
         leg, instrument: what is traded, and on which grid.
         price: for minimum values; None: not known.
         opening, closing: records of the orders that open and that unwind it.
-        is_refused: an order that opens it was refused before it was sent, in this pass.
+        is_refused: an order that opens it was refused for good before it was sent, in this pass.
+        turned_away: the orders that open it and were turned away for now, since the last one that was not.
+        not_before_ms: when its venue wants to be asked again; None: now.
         is_stuck: one of its orders is in doubt, and this pass has looked long enough.
         has_asked_trades: its trades were read from the venue, in this pass.
         closes_tried, tried_at_ms: unwinding orders of this pass, and when the last one was begun.
@@ -46,6 +72,8 @@ class LegView:
     opening: tuple[IntentRecord, ...] = ()
     closing: tuple[IntentRecord, ...] = ()
     is_refused: bool = False
+    turned_away: TurnedAway | None = None
+    not_before_ms: int | None = None
     is_stuck: bool = False
     has_asked_trades: bool = False
     closes_tried: int = 0

@@ -1,7 +1,7 @@
 """What to do after a venue's definite no, as a table: by code where one is known, else by message, else by class.
 
-A reject of an exit is most often about the *position*: less is held than the book says, or something locks it. That
-is never a matter of liquidity (a book without buyers lets an order expire, it does not refuse it), and sending the
+A reject of an exit is most often about the *position*: less is held than the book says, or something locks it. That is
+never a matter of liquidity (a book without buyers lets an order expire, it does not refuse it), and sending the
 same order again cannot help.
 """
 
@@ -66,6 +66,7 @@ REJECTS: Final[tuple[RejectRow, ...]] = (
     _row(RejectClass.RETRY, "never reached the venue", error="NetworkError"),
     _row(RejectClass.RETRY, "never reached the venue", error="RequestTimeout"),
     _row(RejectClass.RETRY, "refused during maintenance", error="OnMaintenance"),
+    _row(RejectClass.RETRY, "held back: the venue asked to be left alone", error="VenueUnavailable"),
     # After the classes: the messages of those above may quote the request, in which "reduceOnly" is a parameter.
     _row(_POSITION, "by message", text="oversold"),
     _row(_POSITION, "by message", text="reduceonly"),
@@ -74,6 +75,6 @@ REJECTS: Final[tuple[RejectRow, ...]] = (
 
 
 def reject_class(facts: ErrorFacts) -> RejectClass:
-    """What the venue's refusal of an exit asks for."""
+    """What the venue's refusal of an order asks for."""
     letters = "".join(c for c in facts.message.lower() if c.isalnum())
     return next((row.kind for row in REJECTS if row.matches(facts, letters)), RejectClass.STOP)
