@@ -44,13 +44,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport]:
     report = yield
-    if report.when == "call" and report.passed:
-        _PASSED_ROWS.update(str(row) for mark in item.iter_markers("row") for row in mark.args)
+    # As properties they reach the process that collects the reports of several (pytest-xdist).
+    report.user_properties.extend(("row", str(row)) for mark in item.iter_markers("row") for row in mark.args)
     return report
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _PASSED_ROWS.update(str(value) for name, value in report.user_properties if name == "row")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if not session.config.getoption("--requirements") or session.config.option.collectonly:
+    is_worker = hasattr(session.config, "workerinput")
+    if is_worker or not session.config.getoption("--requirements") or session.config.option.collectonly:
         return
     known = requirements.read()
     missing = sorted(set(known.rows) - set(known.out_of_scope) - _PASSED_ROWS)

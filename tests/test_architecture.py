@@ -33,7 +33,7 @@ FACADE = frozenset({"execsafe", "execsafe.__main__"})
 
 # Everything else - clocks, chance, files, loops, logs, the network - is out of reach of a decision.
 CORE_MAY_IMPORT = frozenset({
-    "__future__", "base64", "collections", "collections.abc", "datetime", "decimal", "enum", "fractions",
+    "__future__", "base64", "collections", "collections.abc", "datetime", "decimal", "email.utils", "enum", "fractions",
     "functools", "hashlib", "itertools", "json", "math", "operator", "re", "string", "types", "typing",
     "urllib.parse",
     "attr", "attrs", "typing_extensions",

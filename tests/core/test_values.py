@@ -299,7 +299,9 @@ def test_params_that_are_not_plain_small_json_are_refused(value):
         "passphrase", "privateKey", "private_key", "signature", "token",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: {"a": p}, lambda p: {"a": [{"b": p}]}], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [lambda p: p, lambda p: {"a": p}, lambda p: {"a": [{"b": p}]}], ids=["bare", "inside", "deeper"]
+)
 def test_g16_params_named_like_a_credential_are_refused_without_showing_them(name, wrap):
     """Params are journalled: a key in them would be written to disk."""
     message = refusal(Params.of, wrap({name: "CANARY0123456789"}))

@@ -64,6 +64,14 @@ class Banning:
 
     fetch_closed_orders = fetch_open_orders
 
+    async def fetch_balance(self, params=None):
+        self._ask("balance")
+        return {"USDT": {"free": 1.0, "used": 0.0, "total": 1.0}}
+
+    async def fetch_tickers(self, symbols=None, params=None):
+        self._ask("price")
+        return {"BTC/USDT": {"symbol": "BTC/USDT", "bid": 1.0, "ask": 2.0, "last": 1.5}}
+
     def times(self, what: str) -> list[int]:
         return [at_ms for asked, at_ms in self.asked if asked == what]
 
@@ -137,3 +145,21 @@ async def test_exits_and_cancels_are_tried_under_a_ban_but_no_more_often_than_th
     await anyio.sleep(600)
     await adapter.cancel_order(ref)
     adapter.check(entry("in"))
+
+
+async def test_readings_share_the_pauses_whoever_asks_first_and_are_unreadable_in_between():
+    """Pollers would make a ban longer; what an exit needs is tried again all the same, once per pause."""
+    exchange = Banning(VirtualClock(), retry_after="600")
+    adapter = CcxtAdapter(exchange, clock=exchange.clock)
+    exchange.banned_until_ms = exchange.clock.now_ms() + 600_000
+    began_ms = exchange.clock.now_ms()
+    for _ in range(100):
+        for read in (adapter.fetch_balances, lambda: adapter.fetch_quotes(["BTC/USDT"])):
+            with pytest.raises((VenueUnavailable, ccxt.DDoSProtection)):
+                await read()
+        await anyio.sleep(1)
+    asked = sorted((at_ms - began_ms) // 1000 for at_ms in exchange.times("balance") + exchange.times("price"))
+    assert asked == [0, 1, 3, 7, 15, 31, 63]
+    await anyio.sleep(600)
+    assert (await adapter.fetch_balances())["USDT"].total == 1
+    assert (await adapter.fetch_quotes(["BTC/USDT"]))["BTC/USDT"].bid == 1

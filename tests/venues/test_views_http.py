@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
+from execsafe.core.backoff import Backoff
+from execsafe.core.pacing import PacingPolicy
 from execsafe.model.order import Side
 from execsafe.model.outcome import Meaning, Operation
 from execsafe.model.position import PositionSide, Snapshot, Unavailable
@@ -135,10 +137,12 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def a_rig(name: str, venue: SimVenue | None = None) -> AsyncIterator[Rig]:
+async def a_rig(
+    name: str, venue: SimVenue | None = None, *, adapter_type: type[CcxtAdapter] = CcxtAdapter
+) -> AsyncIterator[Rig]:
     venues = None if venue is None else {name: venue}
     async with VenueServer(venues, client_timeout_ms=TIMEOUT_MS) as server:
-        adapter = CcxtAdapter(server.exchange(name, timeout=10_000))
+        adapter = adapter_type(server.exchange(name, timeout=10_000))
         await adapter.prepare(SYMBOL[name])
         if name == "binanceusdm":
             await adapter.exchange.load_leverage_brackets()
@@ -427,11 +431,17 @@ async def test_an_answer_that_is_none_makes_the_view_unreadable(name: str, what:
         await rig.read(what)
 
 
+class Unwaiting(CcxtAdapter):
+    """Asks again at once after a refusal for coming too often."""
+
+    pacing = PacingPolicy(pauses=Backoff(base_s=0.0001, cap_s=0.0001, jitter=0.0, max_attempts=None), longest_s=0.0001)
+
+
 @pytest.mark.row("S4-18")
 @pytest.mark.parametrize("fault", [Fault.LOOKUP_ERROR, Fault.RATE_LIMITED, Fault.MAINTENANCE])
 @pytest.mark.parametrize("name", FACES)
 async def test_what_the_venue_refuses_to_show_is_unavailable_and_never_empty(name: str, fault: Fault) -> None:
-    async with a_rig(name) as rig:
+    async with a_rig(name, adapter_type=Unwaiting) as rig:
         reader = VenueReader(rig.adapter, clock=rig.server.clock)
         reads: list[Callable[[], Any]] = [reader.balances, lambda: reader.open_orders(rig.symbol)]
         reads += [lambda: reader.order_book(rig.symbol), lambda: reader.quotes([rig.symbol])]

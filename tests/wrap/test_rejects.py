@@ -144,7 +144,8 @@ async def test_an_id_used_up_by_a_filled_order_is_adopted_where_ids_are_unique_f
 async def test_a_duplicate_that_no_view_shows_stays_unknown_and_is_never_sent_again(name):
     async with a_rig(name, SimVenue(dedup="forever")) as rig:
         await buy(await rig.guard(store="memory://"))
-        guarded = await rig.guard(profile=quick(name, expiry_window_s=0.2), patience_s=1.0)
+        # Its views may lag for longer than anybody waits: neither absence nor an end can be proven in time.
+        guarded = await rig.guard(profile=quick(name, expiry_window_s=0.2, read_lag_s=60.0), patience_s=1.0)
         for ordinal in range(1, 1_000):
             rig.plan.script([Strike(Operation.LOOK_UP, ordinal, Fault.LOOKUP_LAG, 60_000)])
         with pytest.raises(OutcomeUnknown):

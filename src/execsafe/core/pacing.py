@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import attrs
@@ -18,6 +20,7 @@ from execsafe.model.values import check_seconds
 _PAUSES: Final = Backoff(base_s=1.0, cap_s=60.0, jitter=0.0, max_attempts=None)
 _UNTIL: Final = re.compile(r"banned until (\d{13})(?!\d)", re.ASCII)
 _SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,3})?", re.ASCII)
+_DATE_LENGTH_MAX: Final = 40
 
 
 @attrs.frozen(kw_only=True)
@@ -80,9 +83,20 @@ def eased(pace: Pace, *, began_ms: int, now_ms: int) -> Pace:
 
 
 def asked_pause_s(error: BaseException, headers: Mapping[str, object], *, now_ms: int) -> float | None:
-    """How long the venue asks to be left alone: its ``Retry-After`` in seconds, or "banned until"; None: not said."""
+    """How long the venue asks to be left alone: its ``Retry-After`` header, or "banned until"; None: not said."""
     header = next((str(value) for name, value in headers.items() if name.lower() == "retry-after"), "")
-    asked = float(header) if _SECONDS.fullmatch(header) else None
+    asked = _retry_after_s(header, now_ms)
     until = _UNTIL.search(str(error))
     left_s = None if until is None else max(0.0, (int(until[1]) - now_ms) / 1000)
     return max((s for s in (asked, left_s) if s is not None), default=None)
+
+
+def _retry_after_s(header: str, now_ms: int) -> float | None:
+    """Seconds, or a date (RFC 9110, section 10.2.3)."""
+    if _SECONDS.fullmatch(header):
+        return float(header)
+    try:
+        at = parsedate_to_datetime(header[:_DATE_LENGTH_MAX])
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now_ms / 1000)

@@ -8,6 +8,7 @@ looked at below ccxt, and must hold its list.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -36,6 +37,10 @@ class Asker(Protocol):
 
     async def ready(self) -> None:
         """Know the markets, and the account's mode: without it some clients silently read another account."""
+        ...
+
+    def paced(self, *, urgent: bool) -> AbstractContextManager[None]:
+        """Around one request: refused while the venue wants to be left alone."""
         ...
 
 
@@ -102,15 +107,16 @@ def at(body: object, path: str) -> Any:
 async def ask(
     adapter: Asker, method: str, *arguments: Any, how: Ask, params: Mapping[str, Any] | None = None
 ) -> Answer:
-    """One request.
+    """One request. Exits need what is read here, so it is tried again before a ban is over: once per pause.
 
     Raises:
         UnsupportedByVenue: the exchange object has no such method.
+        VenueUnavailable: the venue asked to be left alone. Nothing was sent.
         AnswerUnusable: the raw answer holds no list.
         Exception: whatever ccxt raises.
     """
     call = method_of(adapter, method)
-    with _wire.listening() as bodies:
+    with adapter.paced(urgent=True), _wire.listening() as bodies:
         value = await call(*arguments, {**how.params.thaw(), **(params or {})})
     if not _wire.is_hooked(adapter.exchange):  # not ccxt: its value is all there is
         return Answer(value=value, body=value, rows=tuple(value) if isinstance(value, list) else ())

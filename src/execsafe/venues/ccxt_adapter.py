@@ -135,6 +135,13 @@ class CcxtAdapter(CcxtViews):
         """When the venue may be asked again after it turned a request away for coming too often; None: now."""
         return self._pacer.not_before_ms()
 
+    def paced(self, *, urgent: bool) -> contextlib.AbstractContextManager[None]:
+        """Around one request: ``VenueUnavailable`` while the venue wants to be left alone; learns from the answer.
+
+        *urgent* ones are let through once per pause, also before the time that the venue named.
+        """
+        return self._pacer.watching(urgent=urgent)
+
     def expiry(self, intent: Intent) -> Expiry:
         """What bounds the acceptance of this intent's request: the profile's, unless it is not enforced for it."""
         details = self.details or Details()
@@ -200,7 +207,7 @@ class CcxtAdapter(CcxtViews):
         if request.expires_in_ms is not None and request.expires_in_ms <= 0:
             raise TradingDenied(f"{request.symbol}: the request's deadline has passed before it was sent")
         amount, price, params = self._arguments(request)
-        with self._pacer.watching(urgent=request.reduce_only), _wire.sending(self._deadline_headers(request)):
+        with self.paced(urgent=request.reduce_only), _wire.sending(self._deadline_headers(request)):
             answer = await self.exchange.create_order(
                 request.symbol, request.type, request.side.value, amount, price, params
             )
@@ -218,7 +225,7 @@ class CcxtAdapter(CcxtViews):
         details = self.details or Details()
         extra = details.trigger_cancel.thaw() if order.is_trigger else {}
         try:
-            with self._pacer.watching(urgent=True), _wire.sending():
+            with self.paced(urgent=True), _wire.sending():
                 await self._cancel(order, details, extra)
         except Exception:
             if not extra or self.not_before_ms() is not None:
@@ -260,7 +267,7 @@ class CcxtAdapter(CcxtViews):
             Exception: whatever ccxt raises, except for a definite "not found".
         """
         try:
-            with self._pacer.watching(urgent=False):
+            with self.paced(urgent=False):
                 return await _reading.read(self, lookup, order)
         except Exception as error:
             if self.judge(error, Operation.LOOK_UP).meaning is Meaning.NOT_FOUND:
@@ -426,16 +433,10 @@ class CcxtAdapter(CcxtViews):
         ours = request.client_order_id
         if report.client_order_id not in (None, ours) and not _parsing.mentions(answer.get("info"), (ours,)):
             raise AnswerUnusable(f"{self.exchange_id} answered about another order")
-        definite = self.profile.definite_ack or self.details is None
+        if self.details is not None and not self.profile.definite_ack:
+            report = attrs.evolve(report, status=OrderStatus.UNKNOWN, filled_quantity=None, average_price=None)
         return attrs.evolve(
-            report,
-            symbol=request.symbol,
-            client_order_id=ours,
-            side=request.side,
-            quantity=request.quantity,
-            status=report.status if definite else OrderStatus.UNKNOWN,
-            filled_quantity=report.filled_quantity if definite else None,
-            average_price=report.average_price if definite else None,
+            report, symbol=request.symbol, client_order_id=ours, side=request.side, quantity=request.quantity
         )
 
     async def _venue_id_of(self, order: OrderRef) -> str:
