@@ -72,6 +72,7 @@ class Adapter(SimAdapter):
     caps: dict[str, Decimal]
     rejects: Sequence[str] = ()
     turns_away = 0  # so many of the next orders that hedge
+    is_mute = False  # no order that reduces is answered
     is_blind = False
     hides_trades = False
     foreign: Decimal = Decimal(0)
@@ -94,6 +95,9 @@ class Adapter(SimAdapter):
         if request.symbol == B and not request.reduce_only and self.turns_away:
             self.turns_away -= 1
             raise VenueUnavailable("sim turned a request away for coming too often; nothing was sent")
+        if request.reduce_only and self.is_mute:
+            await anyio.sleep(60)
+            raise ConnectionError("never sent")
         report = self._capped(await super().create_order(request))
         assert report is not None
         return report

@@ -273,6 +273,23 @@ async def test_g9_a_rate_limit_that_lasts_unwinds_the_leading_leg(world):
     assert world.positions == FLAT
 
 
+@pytest.mark.guarantee(9, 13)
+@pytest.mark.parametrize("grace_s", [0, 2])
+async def test_g9_a_plan_that_a_shutdown_leaves_naked_is_told(grace_s):
+    """The venue answers nobody any more: neither the hedge nor its undoing gets through in the grace."""
+    world = World(policy=HedgePolicy(shutdown_grace_s=grace_s))
+    await world.open()
+    world.main.adapter.turns_away = 99
+    with anyio.move_on_after(0.4):
+        world.main.adapter.is_mute = True
+        await world.execute()
+    assert world.positions == (D(1), D(0))
+    told = world.events[-1]
+    assert told.type is EventType.RESIDUAL_EXPOSURE
+    assert told.details.thaw()["legs"][0]["held"] == "1"
+    assert "recover()" in told.note
+
+
 @pytest.mark.parametrize("reason", ["rate_limit", "no_reading"])
 async def test_a_hedge_that_a_check_held_back_for_a_moment_is_had_after_it(reason, world):
     class DenyOnce:

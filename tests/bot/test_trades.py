@@ -20,9 +20,10 @@ from execsafe.stores.memory import MemoryStore
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
 from execsafe.testing.loop import ProcessKilled, run_simulated, virtual_backends
-from execsafe.testing.venue import SimVenue, linear
+from execsafe.testing.venue import SimVenue, btc_usdt, eth_usdt, linear
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
+SPOT = ("BTC/USDT", "ETH/USDT")
 POLICY = DeskPolicy(stop_positions=False)
 FRESH_S = POLICY.signals.max_age_s
 HEDGED = (Decimal("0.1"), Decimal("-1.5"))
@@ -60,9 +61,11 @@ class Asked:
 
 
 class World:
-    def __init__(self, policy=POLICY, hazy_s=0):
+    def __init__(self, policy=POLICY, hazy_s=0, *, is_spot=False):
         self.clock = VirtualClock()
-        self.venue = SimVenue([linear("BTC"), linear("ETH")], prices={BTC: 50_000, ETH: 3_000})
+        self.symbols = SPOT if is_spot else (BTC, ETH)
+        markets = [btc_usdt(), eth_usdt()] if is_spot else [linear("BTC"), linear("ETH")]
+        self.venue = SimVenue(markets, prices=dict(zip(self.symbols, (50_000, 3_000), strict=True)))
         self.store = MemoryStore()
         self.policy = policy
         self.asked = Asked(self.clock)
@@ -72,10 +75,12 @@ class World:
     def desk(self):
         adapter = Hazy(self.venue, clock=self.clock)
         adapter.until_ms = self.hazy_until_ms
-        return TradingDesk(adapter, self.store, self.policy, symbols=(BTC, ETH), checks=[self.asked], clock=self.clock)
+        return TradingDesk(
+            adapter, self.store, self.policy, symbols=self.symbols, checks=[self.asked], clock=self.clock
+        )
 
     def held(self):
-        return self.venue.ledger.position(BTC), self.venue.ledger.position(ETH)
+        return tuple(self.venue.ledger.position(symbol) for symbol in self.symbols)
 
     def sent(self):
         return [(entry.symbol, entry.side.value) for entry in self.venue.ledger.accepted()]
@@ -112,6 +117,22 @@ async def test_an_entry_refused_because_a_book_could_not_be_read_passes_a_little
         assert isinstance(await desk.carry_out(pair()), hedging.Deduplicated)
         assert world.held() == HEDGED
         assert world.sent() == [(BTC, "buy"), (ETH, "sell")]
+
+
+def on_spot(decision):
+    lead, hedge = attrs.evolve(decision.lead, symbol=SPOT[0]), attrs.evolve(decision.hedge, symbol=SPOT[1])
+    return attrs.evolve(decision, lead=lead, hedge=hedge)
+
+
+@pytest.mark.anyio
+async def test_the_end_of_a_trade_on_spot_that_is_refused_for_now_passes_a_little_later():
+    """There, to close is to trade the other way: the same checks hold it back, and nothing else would end it."""
+    world = World(is_spot=True)
+    async with world.desk().running() as desk:
+        assert isinstance(await desk.carry_out(on_spot(pair())), hedging.Executed)
+        desk.adapter.until_ms = world.clock.now_ms() + 10_000
+        assert isinstance(await desk.carry_out(on_spot(pair("sell", closes="pair"))), hedging.Executed)
+        assert world.held() == (Decimal("0.0001"), 0), "what was bought, less the fee that was taken of it, is sold"
 
 
 @pytest.mark.anyio

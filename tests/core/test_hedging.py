@@ -48,6 +48,7 @@ from execsafe.model.order import Fee, Fill, OrderReport, OrderStatus, Side
 D = Decimal
 A = Instrument(symbol="ETH/USDT:USDT", base="ETH", quote="USDT", step_size="0.001", min_quantity="0.001")
 B = Instrument(symbol="BTC/USDT:USDT", base="BTC", quote="USDT", step_size="0.001", min_quantity="0.001")
+C = Instrument(symbol="SOL/USDT:USDT", base="SOL", quote="USDT", step_size="0.001", min_quantity="0.001")
 POLICY = HedgePolicy()
 THOROUGH = settings(max_examples=1_000, deadline=None)
 
@@ -501,6 +502,36 @@ def test_a_venue_that_wants_to_be_left_alone_for_longer_than_a_leg_may_be_naked_
     assert table.decide() == (Pause(until_ms=5_000),)
     [turn] = table.change(1, not_before_ms=5_001).decide()
     assert isinstance(turn, Turn)
+
+
+@pytest.mark.guarantee(9)
+def test_g9_a_process_that_is_shut_down_waits_for_no_venue():
+    """What is naked is undone in the little time that is left; only what is due now is sent again."""
+    table = turn_away(Table().opened(0, 1, "0.8"))
+    [turn] = table.decide(now_ms=499, hurry=True)
+    assert isinstance(turn, Turn)
+    [move] = table.decide(now_ms=500, hurry=True)
+    assert (move.index, move.intent.leg) == (1, "open-2.2")
+
+
+@pytest.mark.guarantee(9)
+def test_g9_where_one_of_several_legs_can_never_follow_no_other_is_waited_for_nor_opened():
+    table = Table(HedgePlan(legs=[leg(), leg(B.symbol, "sell"), leg(C.symbol, "sell")]), (A, B, C)).opened(0, 1, 1)
+    table = turn_away(table).change(2, is_refused=True)
+    for now_ms in (0, 500):
+        [turn] = table.decide(now_ms=now_ms)
+        assert isinstance(turn, Turn)
+        assert turn.stage is HedgeStage.UNWINDING
+
+
+@pytest.mark.guarantee(9)
+@pytest.mark.parametrize(("held", "verdict"), [("0.94", Verdict.RESIDUAL), ("0.95", Verdict.EXECUTED)])
+def test_g9_less_than_a_full_hedge_that_can_neither_be_had_nor_trimmed_is_told(held, verdict):
+    """The rest of the leading leg is below its minimum. From the full band on it is carried over instead."""
+    least = attrs.evolve(A, min_quantity=D("0.5"))
+    table = Table(instruments=(least, B)).opened(0, 1, 1).opened(1, 1, held).opened(1, 1, 0)
+    [end] = table.decide()
+    assert (end.verdict, end.is_done) == (verdict, True)
 
 
 def test_after_a_crash_an_order_that_was_turned_away_is_sent_again_at_once():

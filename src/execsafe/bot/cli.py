@@ -133,10 +133,11 @@ def _demo(options: argparse.Namespace) -> int:
     for paragraph in report.closing(result):
         screen.say(paragraph)
     if options.report is None:
-        screen.say("The whole run as a page, with every position and every doubt: execsafe demo --report report.html")
+        screen.say("The whole run as a page, with every position and every doubt:")
+        screen.line("  execsafe demo --report report.html")
     else:
         _write_page(run_report.of_demo(result), options.report)
-        screen.say(f"Report: {options.report}")
+        screen.line(f"Report: {options.report}")
     return _BROKEN if result.breaches else 0
 
 
@@ -149,7 +150,7 @@ def _report(options: argparse.Namespace) -> int:
     _writable(options.out)
     name = Path(options.store.partition("://")[2].partition("?")[0]).name if "@" not in options.store else "database"
     _write_page(anyio.run(run_report.of_store, store, name), options.out)
-    screen.say(f"Report: {options.out}")
+    screen.line(f"Report: {options.out}")
     return 0
 
 

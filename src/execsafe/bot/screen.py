@@ -46,6 +46,11 @@ def say(text: str = "") -> None:
     print("\n".join(textwrap.wrap(text, width())) if text else "", flush=True)
 
 
+def line(text: str) -> None:
+    """Print a line that holds a path or a command: it is for copying, and never broken."""
+    print(text, flush=True)
+
+
 @contextlib.contextmanager
 def watching(totals: Mapping[str, int], *, fancy: bool) -> Iterator[Watch]:
     """Show progress; yields what is to be told of it. *totals*: how many signals each bot gets, by its name."""

@@ -80,7 +80,7 @@ class Trades:
             return await self._close_pair(legs, wanted, at_ms)
         if not all(wanted):
             return execsafe.TradingDenied(f"{decision.id}: one side is closed already", reason="flat")
-        return await self._execute(self._plan(decision, wanted, at_ms))
+        return await self._enter(self._plan(decision, wanted, at_ms))  # on spot, to close is to trade the other way
 
     async def _execute(self, plan: execsafe.HedgePlan) -> hedging.HedgeResult:
         if self._gate.mode is not execsafe.ExecutionMode.LIVE:

@@ -17,6 +17,7 @@ from execsafe.core.hedging import (
     End,
     HedgePolicy,
     Learn,
+    LegExposure,
     LegView,
     Move,
     Pause,
@@ -125,6 +126,16 @@ class Pass:
         """Look for all orders once more; whether all could be read."""
         return all(await side_by_side([bench.read_again for bench in self._benches]))
 
+    def tell_what_is_left(self) -> None:
+        """Say what the plan holds, as far as is known: the process ends before it is hedged or undone."""
+        found = self._exposures()
+        if any(leg.held or leg.in_doubt for leg in found):
+            why = "shut down before it was hedged or undone; recover() goes on"
+            self._tell(EventType.RESIDUAL_EXPOSURE, note=why, quantity=found[0].filled, details=_details(found))
+
+    def _exposures(self) -> tuple[LegExposure, ...]:
+        return exposures(self.entry.record, [bench.view() for bench in self._benches])
+
     # --- moves -----------------------------------------------------------------------------------
 
     async def _submit(self, moves: Sequence[Submit]) -> None:
@@ -194,7 +205,7 @@ class Pass:
 
     async def _end(self, moves: Sequence[End]) -> None:
         move, now_ms, before = moves[0], self._clock.now_ms(), self.entry.record
-        found = exposures(before, [bench.view() for bench in self._benches])
+        found = self._exposures()
         is_watched = move.is_done and move.verdict is not Verdict.NOT_STARTED and self._policy.watch_s > 0
         record = attrs.evolve(
             before,
@@ -213,15 +224,7 @@ class Pass:
             kind,
             note=move.reason,
             quantity=found[0].filled,
-            details={
-                "verdict": move.verdict.value,
-                "handed_over": record.is_handed_over,
-                "legs": [
-                    {name: plain(getattr(leg, name)) for name in ("filled", "held", "in_doubt", "residual")}
-                    | {"symbol": leg.symbol}
-                    for leg in found
-                ],
-            },
+            details={"verdict": move.verdict.value, "handed_over": record.is_handed_over, **_details(found)},
         )
         if not move.is_done:
             self.entry = await self._journal.save(self.entry, record, [event])
@@ -242,6 +245,11 @@ class Pass:
     def _tell(self, kind: EventType, **facts: Any) -> None:
         if self._listeners:
             tell(self._listeners, self._event(kind, **facts))
+
+
+def _details(found: Sequence[LegExposure]) -> dict[str, Any]:
+    names = ("filled", "held", "in_doubt", "residual")
+    return {"legs": [{name: plain(getattr(leg, name)) for name in names} | {"symbol": leg.symbol} for leg in found]}
 
 
 def alarm(entry_key: str, error: StoreError, now_ms: int) -> Event:

@@ -122,13 +122,13 @@ class PlanRunner:
 
     async def _hurry(self, one: Pass) -> None:
         """Cancelled: what filled is not left naked if a few seconds are enough to hedge or unwind it."""
-        if not self._policy.shutdown_grace_s:
-            return
         try:
             with anyio.move_on_after(self._policy.shutdown_grace_s, shield=True):
                 await one.run(hurry=True)
+                return
         except Exception:  # noqa: BLE001 - the cancellation goes on; what is left is recover()'s
             _log.exception("plan %s is left to recover()", one.entry.record.key)
+        one.tell_what_is_left()
 
     def _enter(self, key: str, benches: Sequence[Bench]) -> list[_Symbol]:
         """Note who trades which symbol: a position that two plans move cannot be compared with the fills of one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any
 
@@ -39,6 +40,10 @@ class CcxtViews(ExchangeAdapter):
     @abc.abstractmethod
     async def ready(self) -> None:
         """Know the markets and the account's mode."""
+
+    @abc.abstractmethod
+    def paced(self, *, urgent: bool) -> AbstractContextManager[None]:
+        """Around one request: refused while the venue wants to be left alone."""
 
     @property
     def clock(self) -> Clock:

@@ -33,6 +33,7 @@ class _Scene:
     legs: Sequence[LegView]
     policy: HedgePolicy
     now_ms: int
+    hurry: bool = False
 
     @property
     def lead(self) -> LegView:
@@ -59,10 +60,10 @@ def decide(
         legs: its legs, the leading one first, with all their orders.
         policy: thresholds.
         now_ms: Unix ms.
-        hurry: wait for no fill any more: the process is being shut down.
+        hurry: wait for no fill any more, and for no venue: the process is being shut down.
         reading: what the venue showed, if it was asked since something last changed.
     """
-    scene = _Scene(record=record, legs=legs, policy=policy, now_ms=now_ms)
+    scene = _Scene(record=record, legs=legs, policy=policy, now_ms=now_ms, hurry=hurry)
     resumed = _resume(legs, hurry=hurry)
     if resumed:
         return resumed
@@ -143,9 +144,28 @@ def _hedge(scene: _Scene) -> tuple[Move, ...]:
         return (End(verdict=Verdict.ABORTED, reason=_why_nothing(lead), is_done=True),)
     if lead.filled <= 0 or scene.policy.bands.judge(lead.filled, lead.opening[0].quantity) is Band.ABORT:
         return (Turn(stage=HedgeStage.ABORTING, reason=scene.rule),)
+    moves, lacking = _follow(scene)
+    is_stuck = any(view.is_stuck for view in legs)
+    bare = [index for index in lacking if _support(lead, legs[index], scene.record.carried[index]) <= 0]
+    if bare and not is_stuck:  # whatever the other legs could still have
+        return (Turn(stage=HedgeStage.UNWINDING, reason=f"nothing of {_names(legs, bare)} could be hedged"),)
+    if moves:
+        return _ends_last(moves)
+    if is_stuck:
+        return (_unknown(legs),)
+    if lacking:
+        return _trim(scene, lacking)
+    if lead.held < 0:
+        return (End(verdict=Verdict.RESIDUAL, reason=_too_much(legs), is_done=False),)
+    return (End(verdict=Verdict.EXECUTED, reason=scene.rule, is_done=True),)
+
+
+def _follow(scene: _Scene) -> tuple[list[Move], list[int]]:
+    """What brings each hedge to its target, and which legs cannot follow."""
+    lead = scene.lead
     moves: list[Move] = []
     lacking: list[int] = []
-    for index, view in enumerate(legs):
+    for index, view in enumerate(scene.legs):
         if index == 0 or view.is_stuck:
             continue
         want = view.want(lead, scene.record.carried[index])
@@ -154,21 +174,13 @@ def _hedge(scene: _Scene) -> tuple[Move, ...]:
             continue
         missing = at_most(view.instrument, EXACT.subtract(hedge_target(want, view.instrument), view.held))
         is_enough = is_placeable(view.instrument, missing, view.price)
-        at_ms = _opens_at(view, scene.policy) if is_enough else None
+        at_ms = _opens_at(scene, view) if is_enough else None
         if at_ms is not None:
             later = Pause(until_ms=at_ms)
             moves.append(later if scene.now_ms < at_ms else _open(scene.record, index, view, missing))
         elif is_enough or _is_bare(view, want, missing, scene.policy):
             lacking.append(index)
-    if moves:
-        return _ends_last(moves)
-    if any(view.is_stuck for view in legs):
-        return (_unknown(legs),)
-    if lacking:
-        return _trim(scene, lacking)
-    if lead.held < 0:
-        return (End(verdict=Verdict.RESIDUAL, reason=_too_much(legs), is_done=False),)
-    return (End(verdict=Verdict.EXECUTED, reason=scene.rule, is_done=True),)
+    return moves, lacking
 
 
 def _is_bare(view: LegView, want: Fraction, missing: Decimal, policy: HedgePolicy) -> bool:
@@ -185,11 +197,12 @@ def _why_nothing(lead: LegView) -> str:
     )
 
 
-def _opens_at(view: LegView, policy: HedgePolicy) -> int | None:
+def _opens_at(scene: _Scene, view: LegView) -> int | None:
     """When another hedging order may be sent, in Unix ms; None: none any more.
 
     Only after one that filled something or that was turned away for now, and neither for ever.
     """
+    policy = scene.policy
     tried = [record for record in view.opening if not was_turned_away(record)]
     is_spent = len(tried) >= policy.hedge_attempts_max or any(record.filled_quantity <= 0 for record in tried)
     if view.is_refused or is_spent:
@@ -199,7 +212,8 @@ def _opens_at(view: LegView, policy: HedgePolicy) -> int | None:
         return 0
     paused_ms = away.at_ms + (_ms(policy.hedge_pause_s) << (away.times - 1))
     at_ms = max(paused_ms, view.not_before_ms or 0)
-    return at_ms if at_ms <= away.since_ms + _ms(policy.hedge_retry_s) else None
+    ends_ms = scene.now_ms if scene.hurry else away.since_ms + _ms(policy.hedge_retry_s)
+    return at_ms if at_ms <= ends_ms else None
 
 
 def _open(record: HedgeRecord, index: int, view: LegView, quantity: Decimal) -> Submit:
@@ -223,19 +237,23 @@ def _close_excess(scene: _Scene, index: int, excess: Fraction) -> list[Move]:
 
 
 def _trim(scene: _Scene, lacking: Sequence[int]) -> tuple[Move, ...]:
-    """A leg cannot follow: the leading leg goes back to what it supports, or everything is undone."""
-    lead, legs = scene.lead, scene.legs
-    support = min(_support(lead, legs[index], scene.record.carried[index]) for index in lacking)
-    names = ", ".join(legs[index].leg.symbol for index in lacking)
-    if support <= 0:
-        return (Turn(stage=HedgeStage.UNWINDING, reason=f"nothing of {names} could be hedged"),)
+    """A leg cannot follow: the leading leg goes back to what it supports."""
+    lead, legs, carried = scene.lead, scene.legs, scene.record.carried
+    support = min(_support(lead, legs[index], carried[index]) for index in lacking)
     drop = hedge_target(Fraction(lead.held) - support, lead.instrument)
     quantity = min(drop, lead.instrument.floor_quantity(lead.closable))
-    why = f"{names} could be hedged in part only"
+    why = f"{_names(legs, lacking)} could be hedged in part only"
     move = _close(scene, 0, quantity, note=why, tells=EventType.HEDGE_TRIMMED)
     if move is not None:
         return (move,)
-    return (End(verdict=Verdict.EXECUTED, reason=f"{why}; the rest is too small to be undone", is_done=True),)
+    full = Fraction(scene.policy.bands.full)
+    is_whole = all(legs[index].held >= full * legs[index].want(lead, carried[index]) for index in lacking)
+    verdict = Verdict.EXECUTED if is_whole else Verdict.RESIDUAL
+    return (End(verdict=verdict, reason=f"{why}; the rest is too small to be undone", is_done=True),)
+
+
+def _names(legs: Sequence[LegView], indices: Sequence[int]) -> str:
+    return ", ".join(legs[index].leg.symbol for index in indices)
 
 
 def _support(lead: LegView, view: LegView, carried: Decimal) -> Fraction:
