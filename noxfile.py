@@ -21,8 +21,10 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 EXTRAS = ",".join(sorted(PYPROJECT["project"]["optional-dependencies"]))
 
 NOT_CAMPAIGN = ("-m", "not campaign")
+# On all cores; tests against the clock of the wall stay together on one (see tests/conftest.py).
+AT_ONCE = ("-n", "auto", "--maxprocesses=4", "--dist", "loadgroup")
 # A run of everything also says whether every requirement has a test that passed.
-EVERYTHING = (*NOT_CAMPAIGN, "--requirements")
+EVERYTHING = (*NOT_CAMPAIGN, *AT_ONCE, "--requirements")
 
 
 def group(name: str) -> list[str]:
@@ -41,7 +43,7 @@ def tests(session: nox.Session) -> None:
 def tests_matrix(session: nox.Session) -> None:
     """Run the tests against the built wheel on every supported Python."""
     session.install(f".[{EXTRAS}]", *group("test"))
-    session.run("pytest", *NOT_CAMPAIGN, *session.posargs)
+    session.run("pytest", *NOT_CAMPAIGN, *AT_ONCE, *session.posargs)
 
 
 @nox.session
@@ -49,7 +51,7 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with every direct dependency at its declared lower bound, without extras."""
     bounds = [requirement.replace(">=", "==") for requirement in PYPROJECT["project"]["dependencies"]]
     session.install("-e", ".", *bounds, *group("test"))
-    session.run("pytest", *NOT_CAMPAIGN, *session.posargs)
+    session.run("pytest", *NOT_CAMPAIGN, *AT_ONCE, *session.posargs)
 
 
 @nox.session

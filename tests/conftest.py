@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,31 @@ settings.load_profile("ci")
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Every test marked `anyio` runs once on each; narrow it in a module whose subject runs on one only."""
     return request.param
+
+
+# --- Several processes: what waits for real seconds is not run beside its like --------------------------------------
+
+# They start servers, browsers and processes of their own, and would slow each other down.
+_REAL_TIME = (
+    "bot/",
+    "campaigns/test_kill9.py",
+    "chaos/test_seed_chaos.py",
+    "chaos/test_wave.py",
+    "test_docs.py",
+    "testing/test_http",
+    "testing/test_plugin.py",
+    "venues/test_gateway_http.py",
+    "venues/test_views_http.py",
+    "wrap/",
+)
+_HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.path.relative_to(_HERE).as_posix().startswith(_REAL_TIME):
+            item.add_marker(pytest.mark.xdist_group("real time"))
 
 
 # --- Requirements: with --requirements, a row of docs/requirements.toml without a passing test fails the run ---------
