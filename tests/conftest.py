@@ -1,5 +1,6 @@
 """Shared by every test: the two event loops, and how hard Hypothesis searches."""
 
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -31,9 +32,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# --- Several processes: what waits for real seconds is not run beside its like --------------------------------------
+# --- Several processes (pytest-xdist): a file goes to one of them, and so does all that waits for real seconds ---------
 
-# They start servers, browsers and processes of their own, and would slow each other down.
+# These start servers, browsers and processes of their own, and would slow each other down.
 _REAL_TIME = (
     "bot/",
     "campaigns/test_kill9.py",
@@ -52,8 +53,8 @@ _HERE = Path(__file__).parent
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(_HERE) and item.path.relative_to(_HERE).as_posix().startswith(_REAL_TIME):
-            item.add_marker(pytest.mark.xdist_group("real time"))
+        file = os.path.relpath(item.path, _HERE)
+        item.add_marker(pytest.mark.xdist_group("real time" if file.startswith(_REAL_TIME) else file))
 
 
 # --- Requirements: with --requirements, a row of docs/requirements.toml without a passing test fails the run ---------
