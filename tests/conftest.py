@@ -32,7 +32,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# --- Several processes (pytest-xdist): a file goes to one of them, and so does all that waits for real seconds ---------
+# --- Several processes (pytest-xdist): a file goes to one of them, and so does all that waits for real seconds --------
 
 # These start servers, browsers and processes of their own, and would slow each other down.
 _REAL_TIME = (
