@@ -151,6 +151,29 @@ def _okx(cid: str, **more: Any) -> dict[str, Any]:
     return {"code": "0", "msg": "", "data": [row]}
 
 
+def _okx_algo(cid: str, **more: Any) -> dict[str, Any]:
+    """A conditional order as okx states it: its size, and no filled quantity."""
+    row = {
+        "actualPx": "",
+        "actualSz": "0",
+        "algoClOrdId": cid,
+        "algoId": "77",
+        "cTime": str(SENT_AT_MS),
+        "instId": "BTC-USDT",
+        "instType": "SPOT",
+        "ordId": "",
+        "ordPx": "40000",
+        "ordType": "conditional",
+        "side": "sell",
+        "slTriggerPx": "41000",
+        "state": "live",
+        "sz": "2",
+        "uTime": str(SENT_AT_MS),
+        **more,
+    }
+    return {"code": "0", "msg": "", "data": [row]}
+
+
 def _kraken(group: str, **more: Any) -> Callable[[str], Any]:
     def build(cid: str) -> Any:
         row = {
@@ -397,7 +420,7 @@ CASES = [
         view=ID,
         path="/api/v5/trade/order-algo",
         id_in="algoClOrdId",
-        present=lambda c: _okx("", algoClOrdId=c, algoId="77", ordId="", state="live", accFillSz=""),
+        present=_okx_algo,
         absent=_error({"code": "51603", "msg": "Order does not exist", "data": []}),
         is_trigger=True,
         filled="0",
@@ -747,20 +770,79 @@ async def test_a_stop_that_cannot_be_canceled_is_followed_to_the_order_that_it_b
     assert canceled == [named] * bool(named)
 
 
-async def test_a_triggered_okx_stop_is_followed_although_ccxt_shows_its_order_under_the_stops_id() -> None:
-    """okx states the conditional order's id on both."""
-    bench = Bench(next(case for case in CASES if case.path == "/api/v5/trade/order-algo"), None)
+OKX_STOP = next(case for case in CASES if case.path == "/api/v5/trade/order-algo")
+
+
+@pytest.mark.parametrize(
+    ("state", "filled", "status"),
+    [
+        ("live", "0", OrderStatus.OPEN),
+        ("partially_filled", "0.5", OrderStatus.OPEN),
+        ("canceled", "0.5", OrderStatus.CANCELED),
+        ("filled", "2", OrderStatus.CLOSED),
+    ],
+)
+async def test_a_triggered_okx_stop_has_what_the_order_filled_that_it_became(
+    state: str, filled: str, status: OrderStatus
+) -> None:
+    """okx calls the stop effective, which ccxt reads as wholly filled; both orders carry the stop's id."""
+    bench = Bench(OKX_STOP, None)
 
     def answer(sent: Sent) -> Any:
         if sent.path == "/api/v5/trade/order-algo":
-            return _okx("", algoClOrdId=bench.ours, algoId="77", ordId="991", state="effective", accFillSz="")
+            return _okx_algo(bench.ours, ordId="991", state="effective")
         assert sent.fields["ordId"] == "991"
-        return _okx("", algoClOrdId=bench.ours, algoId="77", ordId="991", state="filled", accFillSz="2")
+        return _okx("", algoClOrdId=bench.ours, algoId="77", ordId="991", state=state, accFillSz=filled)
 
     bench.wire.answer = answer
     report = await bench.look()
     assert report is not None
-    assert (report.status, report.filled_quantity, report.venue_order_id) == (OrderStatus.CLOSED, 2, "77")
+    assert (report.status, report.filled_quantity, report.venue_order_id) == (status, Decimal(filled), "77")
+
+
+async def test_an_okx_stop_that_was_split_into_several_orders_is_known_to_exist_only() -> None:
+    """The fills of one of them would be too little, its end too early."""
+    bench = Bench(OKX_STOP, None)
+
+    def answer(sent: Sent) -> Any:
+        if sent.path == "/api/v5/trade/order-algo":
+            return _okx_algo(bench.ours, ordId="991", ordIdList=["991", "992"], state="effective")
+        return _okx("", algoClOrdId=bench.ours, algoId="77", ordId="991", sz="1", state="filled", accFillSz="1")
+
+    bench.wire.answer = answer
+    report = await bench.look()
+    assert report is not None
+    assert (report.status, report.filled_quantity) == (OrderStatus.UNKNOWN, None)
+
+
+async def test_a_filled_quantity_of_the_stops_own_does_not_keep_from_following_it() -> None:
+    """Whatever the conditional order says of itself, what trades is the order that it became."""
+    bench = Bench(CASES[2], None)
+
+    def answer(sent: Sent) -> Any:
+        if sent.path == "/fapi/v1/algoOrder":
+            return _algo(bench.ours, algoStatus="FINISHED", actualOrderId="991", executedQty="2")
+        return _binance("autoclose", orderId=991, status="NEW", executedQty="0", cumQuote="0")
+
+    bench.wire.answer = answer
+    report = await bench.look()
+    assert report is not None
+    assert (report.status, report.filled_quantity) == (OrderStatus.OPEN, 0)
+
+
+async def test_a_triggered_stop_whose_order_is_no_longer_shown_is_not_absent() -> None:
+    """The venue listed the stop itself: "not found" is said of the other order, and proves nothing about ours."""
+    bench = Bench(CASES[2], None)
+
+    def answer(sent: Sent) -> Any:
+        if sent.path == "/fapi/v1/algoOrder":
+            return _algo(bench.ours, algoStatus="FINISHED", actualOrderId="991")
+        return NONE_2013
+
+    bench.wire.answer = answer
+    report = await bench.look()
+    assert report is not None
+    assert (report.status, report.filled_quantity, report.venue_order_id) == (OrderStatus.UNKNOWN, None, "77")
 
 
 async def test_a_triggered_stop_whose_order_is_not_named_is_known_to_exist_only() -> None:

@@ -217,7 +217,9 @@ async def open_orders(adapter: Reader, symbol: str) -> Sequence[OrderReport]:
 
 
 def _open_order(adapter: Reader, structure: Mapping[str, Any]) -> OrderReport:
-    report = _reading.unless_set_off(adapter, adapter.parse_report(structure, id_field=_id_field(adapter)))
+    report = _reading.unless_set_off(
+        adapter.details or Details(), adapter.parse_report(structure, id_field=_id_field(adapter))
+    )
     sides_are_wrong = (
         adapter.details is not None and adapter.details.contract_sides_wrong and is_contract(report.symbol)
     )

@@ -48,7 +48,7 @@ _FILLED_FIELDS: Final = frozenset(
         "filled-amount",
         "trade_volume",  # htx swap
         "totalSz",  # hyperliquid
-        "sz",
+        "origSz",  # beside "sz", what is left of it; okx's "sz" is the order's size
         "filled",
         "filledAmount",
         "filledQuantity",

@@ -10,6 +10,7 @@ import attrs
 
 from execsafe.model.instrument import is_contract
 from execsafe.model.order import ZERO, OrderReport, OrderStatus
+from execsafe.model.outcome import Judged, Meaning, Operation
 from execsafe.model.values import EMPTY_PARAMS, Params
 from execsafe.model.venue import LookUp, View
 from execsafe.ports import OrderRef
@@ -27,6 +28,10 @@ class Reader(Protocol):
 
     def parse_report(self, order: Mapping[str, Any], *, id_field: str = ...) -> OrderReport:
         """A unified ccxt order as a report."""
+        ...
+
+    def judge(self, error: BaseException, operation: Operation) -> Judged:
+        """What an error means at this venue."""
         ...
 
     def fill_in(self, params: Params, order: OrderRef) -> dict[str, Any]:
@@ -202,31 +207,45 @@ def _info(report: OrderReport) -> Mapping[str, Any]:
     return info if isinstance(info, Mapping) else {}
 
 
-def unless_set_off(adapter: Reader, report: OrderReport) -> OrderReport:
+def unless_set_off(details: Details, report: OrderReport) -> OrderReport:
     """A conditional order that names no order it became has not filled, unless it is called done."""
-    details = adapter.details or Details()
     silent = details.becomes in _info(report) and _became(details, report) is None and report.filled_quantity is None
     not_done = report.status not in {OrderStatus.UNKNOWN, OrderStatus.CLOSED}
     return attrs.evolve(report, filled_quantity=ZERO) if silent and not_done else report
 
 
 async def _followed(adapter: Reader, order: OrderRef, report: OrderReport) -> OrderReport:
-    """A triggered stop order lives on as another order, and is itself called closed with nothing filled."""
-    if not order.is_trigger or report.filled_quantity:
-        return report
+    """A triggered stop order lives on as another order: that one's status and fills count, whatever its own say."""
     details = adapter.details or Details()
-    actual = _became(details, report) if details.becomes else None
-    if actual == report.venue_order_id:  # on spot there is one order only
+    actual = _became(details, report) if order.is_trigger and details.becomes else None
+    if actual is not None and actual != report.venue_order_id:  # on spot there is one order only
+        return await _follow(adapter, order, report, actual)
+    if not order.is_trigger or report.filled_quantity or actual is not None:
         return report
-    if actual is None and report.status is OrderStatus.CLOSED:
-        return attrs.evolve(report, status=OrderStatus.UNKNOWN, filled_quantity=None)
-    if actual is None:
-        return unless_set_off(adapter, report)
-    answer = await adapter.exchange.fetch_order(actual, order.symbol, {})
+    if report.status is OrderStatus.CLOSED:
+        return _exists_only(report)
+    return unless_set_off(details, report)
+
+
+def _exists_only(report: OrderReport) -> OrderReport:
+    return attrs.evolve(report, status=OrderStatus.UNKNOWN, filled_quantity=None, average_price=None)
+
+
+async def _follow(adapter: Reader, order: OrderRef, report: OrderReport, actual: str) -> OrderReport:
+    several = _info(report).get("ordIdList")
+    if isinstance(several, list) and len(several) > 1:
+        return _exists_only(report)  # okx splits large ones; the order named first would state too little
+    try:
+        answer = await adapter.exchange.fetch_order(actual, order.symbol, {})
+    except Exception as error:
+        if adapter.judge(error, Operation.LOOK_UP).meaning is not Meaning.NOT_FOUND:
+            raise
+        return _exists_only(report)  # "not found" is said of the other order: ours was seen just now
     if not isinstance(answer, Mapping):
         raise AnswerUnusable("the triggered order's answer is not an order")
     triggered = adapter.parse_report(answer)
     # okx: ccxt shows it under the conditional order's id.
+    details = adapter.details or Details()
     if triggered.venue_order_id != actual and _info(triggered).get(details.becomes) != actual:
         raise AnswerUnusable("the look-up of the triggered order answered about another one")
     return attrs.evolve(
