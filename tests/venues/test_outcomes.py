@@ -121,6 +121,8 @@ def test_every_venue_with_a_profile_has_a_table() -> None:
         ("bybit", "10016", "Server error.", CREATE, UNKNOWN),
         ("bybit", "110008", "completed or cancelled", CANCEL, NOT_FOUND),
         ("okx", "51016", "Client order ID already exists.", CREATE, EXISTS),
+        ("okx", "51169", "you don't have any positions in this direction", CREATE, REJECTED),
+        ("bitget", "22002", "No position to close", CREATE, REJECTED),
         ("okx", "50004", "API endpoint request timeout", CREATE, UNKNOWN),
         ("kucoin", "126044", "clientOid exists", CREATE, EXISTS),
         ("kucoin", "400100", "validation.createOrder.clientOidDuplicated", CREATE, EXISTS),

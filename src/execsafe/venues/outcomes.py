@@ -108,6 +108,7 @@ OUTCOMES: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
             (Meaning.REJECTED, _CREATE, "50011", "rate limit: turned away before processing"),
             (Meaning.REJECTED, _CREATE, "50061", "order rate limit of the account; ccxt says ExchangeError"),
             (Meaning.REJECTED, _CREATE, "51023", "position does not exist; ccxt says ExchangeError"),
+            (Meaning.REJECTED, _CREATE, "51169", "no position to reduce or close; ccxt says ExchangeError"),
         ),
         "mexc": _rules(
             (Meaning.UNKNOWN, _CREATE, "603", "repeated request: whether the first one stands is unverified"),
@@ -149,6 +150,7 @@ OUTCOMES: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
             (Meaning.UNKNOWN, _ANY, "40015", "system is abnormal"),
             (Meaning.UNKNOWN, _ANY, "50008", "network timeout"),
             (Meaning.REJECTED, _CREATE, "429", "rate limit: turned away before processing"),
+            (Meaning.REJECTED, _CREATE, "22002", "no position to close; ccxt says ExchangeError"),
             (Meaning.NOT_FOUND, _CANCEL, "43025", "plan order does not exist; ccxt says InvalidOrder"),
         ),
         "coinbase": _rules(
