@@ -55,6 +55,10 @@ _HARMLESS: Final = re.compile(
 _TRADES: Final = re.compile(
     r"order|trade(?!s)|trading|(?<![a-z])(buys?|sells?|edit|reverse|algo|spread|quote|exchange|action)(?![a-z])|close_?(position|all)"
     r"|liquidat|convert|grid|dca|twap|vwap|oco|rfq|swap_fund|batch|execute"
+    # Orders under other names: bitget's plans and copied positions, positions handed to another account, coins
+    # swapped at a price, plans that buy again and again.
+    r"|place_?(plan|positions|tpsl|trail)|modify_?(plan|tpsl)|trace_.*tpsl|close_?by|move_?positions"
+    r"|(?<![a-z])swap(_now)?\Z|auto_?invest_(one_off|plans?_(add|create|update))"
 )
 _TRADES_BY_GET: Final = re.compile(r"(?:.*_)?private_get_(buy|sell|edit(_.*)?|close_position|execute_.*)")
 OBSERVED: Final = re.compile(r"(fetch|watch)_(open_|closed_|canceled_|canceled_and_closed_)?orders?")

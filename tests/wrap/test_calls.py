@@ -31,7 +31,14 @@ PLACING = (
     "v3PrivatePostBrokerageOrders v3PrivatePostBrokerageOrdersClosePosition v2PrivatePostAccountsAccountIdBuys "
     "contractPrivatePostOrderSubmit contractPrivatePostPositionCloseAll contractPrivatePostPositionReverse "
     "spotPrivatePostV1OrderOrdersPlace privatePostExchange privateGetBuy privateGetSell privateGetEdit "
-    "privateGetClosePosition private_get_edit_by_label"
+    "privateGetClosePosition private_get_edit_by_label "
+    "privateMixPostMixV1PlanPlacePlan private_mix_post_mix_v1_plan_placeplan privateSpotPostSpotV1PlanPlacePlan "
+    "privateMixPostMixV1PlanPlaceTPSL privateMixPostMixV1PlanPlacePositionsTPSL privateMixPostMixV1PlanPlaceTrailStop "
+    "privateMixPostMixV1PlanModifyPlan privateSpotPostSpotV1PlanModifyPlan privateMixPostMixV1PlanModifyTPSLPlan "
+    "privateMixPostMixV1TraceFollowerCloseByAll privateMixPostMixV1TraceFollowerCloseByTrackingNo "
+    "privateMixPostMixV1TraceModifyTPSL privateMixPostMixV1TraceFollowerSetTpsl privatePostV5PositionMovePositions "
+    "privatePostAccountMovePositions privateUtaPostV3AccountMovePositions sapiPostBswapSwap privateEarnPostStakingSwap "
+    "v2PrivatePostMySwapNow sapiPostLendingAutoInvestPlanAdd sapiPostLendingAutoInvestOneOff"
 )
 CANCELING = (
     "cancel_orders cancelOrders cancel_all_orders cancelAllOrders cancel_order_ws cancel_orders_ws "
@@ -44,7 +51,9 @@ PASSING = (
     "privatePostV5AccountSetMarginMode private_post_balance privatePostOpenOrders privatePostQueryOrders "
     "privatePostTradesHistory privatePostWithdraw privateDeleteOrder fapiPrivateDeleteAllOpenOrders "
     "privatePostTradeCancelOrder publicGetPostTrade public_get_depth create_sub_account createDepositAddress "
-    "v1PrivatePostPrivateGetOpenOrders"
+    "v1PrivatePostPrivateGetOpenOrders privateMixPostMixV1PlanCancelPlan privateSpotPostSpotV1PlanCurrentPlan "
+    "privateCopyPostV2CopyMixFollowerSettingTpsl privatePostV5PositionSetTpslMode sapiPostBswapLiquidityAdd "
+    "contractPrivatePostSwapApiV1SwapFee contractPrivatePostSwapApiV1SwapPositionInfo"
 )
 
 
