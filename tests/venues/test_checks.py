@@ -14,7 +14,7 @@ from execsafe.model.intent import Intent
 from execsafe.model.venue import Expiry
 from execsafe.venues.ccxt_adapter import CcxtAdapter
 from execsafe.venues.profiles import PROFILES, UNKNOWN, family_of
-from venues.offline import SPOT, SWAP, Wire, make
+from venues.offline import SPOT, SWAP, VENUES, Wire, make
 
 A_QUANTITY = frozenset({"quantity", "qty", "amount", "Amount", "size", "sz", "major", "orderQty", "volume"})
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,9 @@ REFUSED_PARAMS = [
     "client_order_id", "userref", "quoteOrderQty", "cost", "closePosition", "createMarketBuyOrderRequiresPrice",
     "tgtCcy", "marketUnit", "sz", "qty", "quantity", "px", "side", "symbol", "type", "portfolioMargin", "test",
     "maxRetriesOnFailure", "callerMethodName", "recvWindow", "timestamp", "deadline", "valid_until", "stopPrice",
-    "slTriggerPx",
+    "slTriggerPx", "unifiedAccount", "defaultUnifiedAccount", "account", "account-id", "settle", "category", "instId",
+    "instrument_name", "currency_pair", "contract", "pair", "product_id", "contract_code", "defaultSubType",
+    "defaultMarginMode", "orderFilter", "productType", "defaultCreateMarketBuyOrderRequiresPrice",
 ]  # fmt: skip
 
 
@@ -49,6 +51,38 @@ async def test_parameters_that_would_undo_a_guarantee_are_refused_with_the_reaso
     """Ids, quantities, re-routing, retries and deadlines are the library's; the message says why."""
     with pytest.raises(UnsupportedByVenue, match=f"params\\['{name}'\\] is refused: \\w+"):
         adapter("binance").check(intent(params={name: 1}))
+
+
+HTX_ACCOUNTS = {"status": "ok", "data": [{"id": 1, "type": "spot"}]}  # without which htx sends no order
+RAW_MARKETS = {
+    "symbol",
+    "instId",
+    "pair",
+    "currency_pair",
+    "contract",
+    "product_id",
+    "contract_code",
+    "instrument_name",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol"), [(n, s) for n in VENUES for s in (SPOT, SWAP) if s in make(n).markets and n != "hyperliquid"]
+)
+async def test_no_venue_takes_another_market_from_the_parameters(name: str, symbol: str) -> None:
+    """Under whatever raw name the venue's own request carries the market: as a parameter that name is refused."""
+    exchange = make(name, options={"uta": False})
+    venue, wire = CcxtAdapter(exchange), Wire(exchange, lambda _sent: HTX_ACCOUNTS)
+    with contextlib.suppress(Exception):  # the answer is no order: here only the wire counts
+        await exchange.create_order(symbol, "limit", "sell", 2, 50000, {})
+    await exchange.close()
+    market_id = exchange.market(symbol)["id"]
+    carriers = {field for sent in wire.sent for field, value in sent.fields.items() if value == market_id}
+    assert carriers
+    assert carriers <= RAW_MARKETS
+    for field in carriers:
+        with pytest.raises(UnsupportedByVenue, match=f"'{field}'"):
+            venue.check(intent(symbol, params={field: "ANOTHER"}))
 
 
 async def test_other_parameters_pass() -> None:

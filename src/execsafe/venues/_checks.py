@@ -72,9 +72,44 @@ _QUANTITIES: Final = frozenset(
         "ordertype",
     }
 )
+# Set in the exchange's options, these concern look-ups as well.
+_ACCOUNTS: Final = frozenset({"portfolioMargin", "papi", "uta", "hf", "unifiedAccount"})
 _ELSEWHERE: Final = frozenset(
-    {"portfolioMargin", "papi", "test", "subType", "stock", "defaultType", "uta", "method", "vaultAddress"}
-    | {"subAccountAddress", "tradingStopEndpoint", "hf", "validate"}
+    {
+        "test",
+        "validate",
+        "method",
+        "tradingStopEndpoint",
+        "defaultType",
+        "defaultMarginMode",
+        "subType",
+        "stock",
+        # another account
+        "vaultAddress",
+        "subAccountAddress",
+        "account",
+        "account-id",
+        "account_id",
+        "accountId",
+        "accountMode",
+        "accountType",
+        "tradeType",
+        # another market, by the raw names that venues have for it, or another list of orders
+        "settle",
+        "category",
+        "productType",
+        "marginCoin",
+        "instType",
+        "instId",
+        "instrument_name",
+        "currency_pair",
+        "contract",
+        "contract_code",
+        "market",
+        "pair",
+        "product_id",
+        "orderFilter",
+    }
 )
 _RESENDING: Final = frozenset(
     {"maxRetriesOnFailure", "defaultMaxRetriesOnFailure", "maxRetriesOnFailureDelay", "callerMethodName"}
@@ -93,10 +128,24 @@ _BUYS_BY_COST: Final = frozenset(
 )
 # ccxt's unified types, and raw ones that are plain limit orders.
 _TYPES: Final = frozenset({"limit", "market", "limit_maker", "post_only", "ioc", "fok"})
+
+
+def _with_defaults(names: frozenset[str]) -> frozenset[str]:
+    """*names*, and the second one that ccxt understands for each: ``subType``, ``defaultSubType``."""
+    return names | {f"default{name[:1].upper()}{name[1:]}" for name in names}
+
+
 _REASONS: Final = (
     (_IDS, "client order ids are derived from the intent key, so that the order can be found again"),
-    (_QUANTITIES, "it would change side, price or quantity, or the unit of the quantity, behind the journal's back"),
-    (_ELSEWHERE, "it would send the order where look-ups do not see it; set it in the exchange's options instead"),
+    (
+        _with_defaults(_QUANTITIES),
+        "it would change side, price or quantity, or the unit of the quantity, behind the journal's back",
+    ),
+    (
+        _with_defaults(_ACCOUNTS),
+        "it would send the order to another account than look-ups read; set it in the exchange's options instead",
+    ),
+    (_with_defaults(_ELSEWHERE), "it would send the order where look-ups do not see it"),
     (_RESENDING, "an order is sent once; it is sent again only after proof"),
     (_DEADLINES, "the request's deadline is journalled and set by the adapter"),
     (_RAW_STOPS, "raw stop parameters are not understood here; use triggerPrice, stopLossPrice or takeProfitPrice"),
