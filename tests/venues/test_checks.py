@@ -12,6 +12,8 @@ import pytest
 from execsafe.errors import InvalidInput, InvalidOrder, UnsupportedByVenue
 from execsafe.model.intent import Intent
 from execsafe.model.venue import Expiry
+from execsafe.ports import OrderRef
+from execsafe.venues._shapes import AnswerUnusable
 from execsafe.venues.ccxt_adapter import CcxtAdapter
 from execsafe.venues.profiles import PROFILES, UNKNOWN, family_of
 from venues.offline import SPOT, SWAP, VENUES, Wire, make
@@ -83,6 +85,54 @@ async def test_no_venue_takes_another_market_from_the_parameters(name: str, symb
     for field in carriers:
         with pytest.raises(UnsupportedByVenue, match=f"'{field}'"):
             venue.check(intent(symbol, params={field: "ANOTHER"}))
+
+
+async def test_a_symbol_that_the_client_takes_for_another_one_is_refused_by_name() -> None:
+    """binance's client, told to trade swaps, makes a perpetual's order of a spot symbol; spot has no reduce-only."""
+    exchange = make("binance", options={"defaultType": "swap"})
+    venue = CcxtAdapter(exchange)
+    venue._warm = True
+    with pytest.raises(UnsupportedByVenue, match=f"takes this for {SWAP}.*use '{SWAP}'"):
+        await venue.prepare(SPOT)
+    with pytest.raises(UnsupportedByVenue, match="defaultType"):
+        venue.prepared(SPOT)
+    assert (await venue.prepare(SWAP)).symbol == SWAP
+
+
+async def test_a_symbol_is_judged_by_the_options_as_they_are_now() -> None:
+    """Users change them; what was prepared before is no longer what would be sent."""
+    venue = adapter("binance")
+    venue._warm = True
+    assert venue.prepared(SPOT) is not None
+    venue.exchange.options["defaultType"] = "swap"
+    with pytest.raises(UnsupportedByVenue, match="takes this for"):
+        venue.prepared(SPOT)
+
+
+async def test_a_look_up_that_would_read_another_market_is_unreadable() -> None:
+    """A process started again with other options must not prove a spot order absent from the contracts' orders."""
+    venue = adapter("binance")
+    venue.exchange.options["defaultType"] = "swap"
+    wire = Wire(venue.exchange, lambda _sent: {"_error": 400, "body": {"code": -2013, "msg": "Order does not exist."}})
+    ours = OrderRef(symbol=SPOT, client_order_id="ours", sent_at_ms=1)
+    with pytest.raises(AnswerUnusable, match="takes BTC/USDT for"):
+        await venue.look_up(venue.profile.lookups[0], ours)
+    assert wire.sent == []
+
+
+async def test_an_object_without_a_market_method_takes_symbols_for_themselves() -> None:
+    """Not everything of ccxt's shape has one."""
+
+    class Shape:
+        id = "shape"
+
+        def __init__(self) -> None:
+            self.markets = {SPOT: {"symbol": "stated otherwise", "base": "BTC", "quote": "USDT"}}
+
+        async def create_order(self, *_arguments: object) -> dict[str, Any]:
+            return {}
+
+    assert (await CcxtAdapter(Shape()).prepare(SPOT)).symbol == SPOT
 
 
 async def test_other_parameters_pass() -> None:

@@ -14,7 +14,7 @@ from execsafe.model.outcome import Judged, Meaning, Operation
 from execsafe.model.values import EMPTY_PARAMS, Params
 from execsafe.model.venue import LookUp, View
 from execsafe.ports import OrderRef
-from execsafe.venues import _parsing, _wire
+from execsafe.venues import _parsing, _routing, _wire
 from execsafe.venues._details import Details
 from execsafe.venues._shapes import AnswerUnusable, markets_of
 from execsafe.venues.profiles import ID_PLACE
@@ -48,6 +48,7 @@ async def read(adapter: Reader, lookup: LookUp, order: OrderRef) -> OrderReport 
     """The order in this view, None if it is definitely not in it."""
     if order.client_order_id is None and order.venue_order_id is None:
         raise AnswerUnusable("an order without any id cannot be looked up")
+    _routing.check_look_up(adapter.exchange, order.symbol)
     details = adapter.details or Details()
     for special in details.contract_lookups if is_contract(order.symbol) else ():
         if special.view is lookup.view:

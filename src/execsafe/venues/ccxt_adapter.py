@@ -31,7 +31,7 @@ from execsafe.model.outcome import Judged, Meaning, Operation
 from execsafe.model.values import Params, plain, shorten
 from execsafe.model.venue import Expiry, IdRule, LookUp, VenueProfile
 from execsafe.ports import Clock, OrderRef
-from execsafe.venues import _checks, _parsing, _reading, _warmup, _wire
+from execsafe.venues import _checks, _parsing, _reading, _routing, _warmup, _wire
 from execsafe.venues._ccxt_views import CcxtViews
 from execsafe.venues._details import DETAILS, Details
 from execsafe.venues._pacing import Pacer
@@ -95,7 +95,7 @@ class CcxtAdapter(CcxtViews):
         """Load markets and account modes once, so that a later network error belongs to the order itself.
 
         Raises:
-            InvalidInput: the venue does not list *symbol*; the message has near matches.
+            InvalidInput: the venue does not list *symbol*, with near matches; its client takes it for another one.
         """
         await self.ready()
         return self._instrument(symbol)
@@ -321,6 +321,7 @@ class CcxtAdapter(CcxtViews):
         markets = markets_of(self.exchange)
         if not markets:
             return Instrument(symbol=symbol)
+        _routing.check_symbol(self.exchange, symbol)
         market = markets.get(symbol)
         known = self._instruments.get(symbol)
         if known is not None and known[0] is market:  # reloading markets makes new ones
