@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import attrs
@@ -16,7 +17,7 @@ from execsafe.ports import OrderRef
 from execsafe.venues._shapes import AnswerUnusable
 from execsafe.venues.ccxt_adapter import CcxtAdapter
 from execsafe.venues.profiles import PROFILES, UNKNOWN, family_of
-from venues.offline import SPOT, SWAP, VENUES, Wire, make
+from venues.offline import CONTRACT_ONLY, SPOT, SWAP, VENUES, Wire, make
 
 A_QUANTITY = frozenset({"quantity", "qty", "amount", "Amount", "size", "sz", "major", "orderQty", "volume"})
 pytestmark = pytest.mark.anyio
@@ -118,6 +119,93 @@ async def test_a_look_up_that_would_read_another_market_is_unreadable() -> None:
     with pytest.raises(AnswerUnusable, match="takes BTC/USDT for"):
         await venue.look_up(venue.profile.lookups[0], ours)
     assert wire.sent == []
+
+
+APART = [
+    ("binance", {"defaultMarginMode": "cross"}, "options['defaultMarginMode']"),
+    ("binance", {"marginMode": "isolated"}, "options['marginMode']"),
+    ("binance", {"defaultSubType": "inverse"}, "options['defaultSubType']"),
+    ("binance", {"fetchOrder": {"portfolioMargin": False}}, "options['fetchOrder']['portfolioMargin']"),
+    ("mexc", {"defaultMarginMode": "isolated"}, "options['defaultMarginMode']"),
+    ("mexc", {"defaultType": "margin"}, "options['defaultType']"),
+    ("bitget", {"defaultMarginMode": "cross"}, "options['defaultMarginMode']"),
+    ("kucoin", {"createOrder": {"marginMode": "cross"}}, "options['createOrder']['marginMode']"),
+    ("kucoin", {"fetchOrder": {"uta": True}}, "options['fetchOrder']['uta']"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "named"), APART, ids=str)
+async def test_options_that_part_orders_from_their_look_ups_are_refused_and_unreadable(
+    name: str, options: dict[str, Any], named: str
+) -> None:
+    """Read when they count: before an order is sent, and before its absence is believed."""
+    venue = adapter(name)
+    venue.check(intent())
+    wire = Wire(venue.exchange, lambda _sent: {"_error": 400, "body": {"code": -2013, "msg": "Order does not exist."}})
+    venue.exchange.options.update(options)
+    with pytest.raises(UnsupportedByVenue, match=re.escape(named)):
+        venue.check(intent())
+    if "createOrder" not in options:
+        with pytest.raises(AnswerUnusable, match=re.escape(named)):
+            await venue.look_up(venue.profile.lookups[0], OrderRef(symbol=SPOT, client_order_id="ours", sent_at_ms=1))
+        assert wire.sent == []
+
+
+async def test_a_margin_mode_of_contracts_is_no_such_option() -> None:
+    """It says how a position is margined; the order is where it always was."""
+    for name in ("binance", "bitget", "okx", "kucoin"):
+        venue = adapter(name)
+        venue.exchange.options.update({"defaultMarginMode": "isolated", "createOrder": {"marginMode": "isolated"}})
+        venue.check(intent(SWAP))
+
+
+ROUTES = [
+    {name: value}
+    for name, values in {
+        "defaultType": ("margin", "future", "spot"),
+        "defaultMarginMode": ("cross", "isolated"),
+        "marginMode": ("cross", "isolated"),
+        "defaultSubType": ("linear", "inverse"),
+        "unifiedAccount": (True,),
+        "portfolioMargin": (True,),
+        "uta": (True,),
+        "hf": (True,),
+    }.items()
+    for value in values
+]
+
+
+async def _places(name: str, options: dict[str, Any]) -> tuple[set[str], set[str]] | None:
+    """Where the order went, and where it was looked for; None where the order is refused."""
+    exchange = make(name, options={"uta": False, **options})
+    venue, wire = CcxtAdapter(exchange), Wire(exchange, lambda sent: HTX_ACCOUNTS if "accounts" in sent.path else {})
+    ours = OrderRef(symbol=SPOT, client_order_id=venue.client_order_id(intent(), 0), sent_at_ms=1)
+    try:
+        venue.check(intent())
+        with contextlib.suppress(Exception):  # the answer is no order: here only the wire counts
+            await exchange.create_order(SPOT, "limit", "sell", 2, 50000, {})
+        created = {f"{sent.path} {sent.fields.get('account')}" for sent in wire.sent if sent.method == "POST"}
+        wire.sent.clear()
+        for lookup in venue.profile.lookups:
+            with contextlib.suppress(Exception):
+                await venue.look_up(lookup, ours)
+    except UnsupportedByVenue:
+        return None
+    finally:
+        await exchange.close()
+    return created, {f"{sent.path} {sent.fields.get('account')}" for sent in wire.sent}
+
+
+@pytest.mark.parametrize("name", sorted(set(VENUES) - CONTRACT_ONLY))
+async def test_an_option_that_passes_moves_orders_and_look_ups_alike(name: str) -> None:
+    """Over all options that name an account: both go elsewhere than without it, or none of them."""
+    usual = await _places(name, {})
+    assert usual is not None
+    assert all(usual)
+    for options in ROUTES:
+        places = await _places(name, options)
+        if places is not None and places[0]:  # else refused, by us or by the client itself
+            assert (places[0] == usual[0]) is (places[1] == usual[1]), options
 
 
 async def test_an_object_without_a_market_method_takes_symbols_for_themselves() -> None:

@@ -11,7 +11,7 @@ from execsafe.model.intent import STOP_PRICES, TRAILING_PARAMS, Intent
 from execsafe.model.order import OrderRequest, Side
 from execsafe.model.values import plain, shorten
 from execsafe.model.venue import Expiry, VenueProfile
-from execsafe.venues import _parsing
+from execsafe.venues import _parsing, _routing
 from execsafe.venues._details import Details, Stops
 from execsafe.venues._shapes import markets_of, options_of
 from execsafe.venues.profiles import PROFILES, family_of
@@ -72,8 +72,6 @@ _QUANTITIES: Final = frozenset(
         "ordertype",
     }
 )
-# Set in the exchange's options, these concern look-ups as well.
-_ACCOUNTS: Final = frozenset({"portfolioMargin", "papi", "uta", "hf", "unifiedAccount"})
 _ELSEWHERE: Final = frozenset(
     {
         "test",
@@ -128,24 +126,17 @@ _BUYS_BY_COST: Final = frozenset(
 )
 # ccxt's unified types, and raw ones that are plain limit orders.
 _TYPES: Final = frozenset({"limit", "market", "limit_maker", "post_only", "ioc", "fok"})
-
-
-def _with_defaults(names: frozenset[str]) -> frozenset[str]:
-    """*names*, and the second one that ccxt understands for each: ``subType``, ``defaultSubType``."""
-    return names | {f"default{name[:1].upper()}{name[1:]}" for name in names}
-
-
 _REASONS: Final = (
     (_IDS, "client order ids are derived from the intent key, so that the order can be found again"),
     (
-        _with_defaults(_QUANTITIES),
+        _routing.with_defaults(_QUANTITIES),
         "it would change side, price or quantity, or the unit of the quantity, behind the journal's back",
     ),
     (
-        _with_defaults(_ACCOUNTS),
+        _routing.ACCOUNTS,
         "it would send the order to another account than look-ups read; set it in the exchange's options instead",
     ),
-    (_with_defaults(_ELSEWHERE), "it would send the order where look-ups do not see it"),
+    (_routing.with_defaults(_ELSEWHERE), "it would send the order where look-ups do not see it"),
     (_RESENDING, "an order is sent once; it is sent again only after proof"),
     (_DEADLINES, "the request's deadline is journalled and set by the adapter"),
     (_RAW_STOPS, "raw stop parameters are not understood here; use triggerPrice, stopLossPrice or takeProfitPrice"),
@@ -173,6 +164,10 @@ def check(intent: Intent, profile: VenueProfile, details: Details | None, exchan
             raise _refused(intent, f"params[{name!r}] is refused: {reason}")
     if params.get("marginMode") is not None and not is_contract(intent.symbol) and family_of(profile.name) != "okx":
         raise _refused(intent, "params['marginMode'] on spot sends the order where look-ups do not see it")
+    methods = [lookup.method for lookup in profile.lookups]
+    apart = _routing.option_apart(exchange, intent.symbol, details or Details(), methods)
+    if apart is not None:
+        raise _refused(intent, f"the exchange's {apart} parts orders from their look-ups: unset it")
     if details is not None and details.has_no_expiry_on_contracts and is_contract(intent.symbol):
         _check_expiry(intent, profile)
     _check_market(intent, profile, details or Details(), exchange)

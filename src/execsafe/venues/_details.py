@@ -20,6 +20,10 @@ def _stop_kind(names: frozenset[str] = _ALL_STOPS, *, stop_as: str = "triggerPri
     return Stops(params=names, stop_as=stop_as)
 
 
+# "cross" or "isolated": orders stay in the spot account and are looked up in the margin account, or the reverse.
+_MARGIN: Final = MappingProxyType({"defaultMarginMode": "", "marginMode": ""})
+
+
 @attrs.frozen(kw_only=True)
 class Stops:
     """Which stop parameters a venue's client understands; others would leave a plain order on the wire.
@@ -49,6 +53,8 @@ class Details:
         id_prefix: what the venue's answers and cancels put before our id.
         price_for_market: market orders need a price, which bounds the slippage.
         buys_by_cost: a spot market buy would take its quantity as an amount of quote currency.
+        spot_options_apart: options of the client by which spot orders and their look-ups go to different accounts,
+            with the value that does so (``""``: any).
         spot_params: always sent with spot market orders, so that the quantity stays in base currency.
         rows_at: where a scan's raw answer holds its rows, by ccxt method (``""``: the answer is the list). Without
             it there, the answer was none.
@@ -71,6 +77,7 @@ class Details:
     id_prefix: str = ""
     price_for_market: bool = False
     buys_by_cost: bool = False
+    spot_options_apart: Mapping[str, str] = MappingProxyType({})
     spot_params: Params = EMPTY_PARAMS
     rows_at: Mapping[str, str] = MappingProxyType({})
     fees_at: str = ""
@@ -87,6 +94,7 @@ _BINANCE: Final = Details(
     trigger_params=(_TRIGGER,),  # contracts keep stops in a namespace of their own; on spot it is ignored
     trigger_cancel=_TRIGGER,
     becomes="actualOrderId",
+    spot_options_apart={**_MARGIN, "defaultSubType": "", "subType": ""},  # look-ups read contracts then
 )
 
 DETAILS: Final[Mapping[str, Details]] = MappingProxyType(
@@ -133,6 +141,7 @@ DETAILS: Final[Mapping[str, Details]] = MappingProxyType(
                 "contractPrivatePostOrderCancelWithExternal",
                 Params.of({"symbol": "{market_id}", "externalOid": ID_PLACE}),
             ),
+            spot_options_apart={**_MARGIN, "defaultType": "margin"},
             contract_sides_wrong=True,
             has_no_expiry_on_contracts=True,
         ),
@@ -151,7 +160,7 @@ DETAILS: Final[Mapping[str, Details]] = MappingProxyType(
             rows_at={"fetch_closed_orders": "", "fetch_my_trades": ""},
             has_no_expiry_on_stops=True,
         ),
-        "bitget": Details(buys_by_cost=True),
+        "bitget": Details(buys_by_cost=True, spot_options_apart=_MARGIN),
         "coinbase": Details(
             # A plain "triggerPrice" of a sell would trigger upwards.
             spot_stops=_stop_kind(_ALL_STOPS - {"triggerPrice"}, stop_as="stopLossPrice"),

@@ -48,8 +48,8 @@ async def read(adapter: Reader, lookup: LookUp, order: OrderRef) -> OrderReport 
     """The order in this view, None if it is definitely not in it."""
     if order.client_order_id is None and order.venue_order_id is None:
         raise AnswerUnusable("an order without any id cannot be looked up")
-    _routing.check_look_up(adapter.exchange, order.symbol)
     details = adapter.details or Details()
+    _routing.check_look_up(adapter.exchange, order.symbol, details, lookup.method)
     for special in details.contract_lookups if is_contract(order.symbol) else ():
         if special.view is lookup.view:
             lookup = special
