@@ -1210,6 +1210,75 @@ async def test_g12_an_exit_that_went_out_without_a_journal_is_looked_for_once_th
     await world.check()
 
 
+@pytest.mark.guarantee(1, 3, 5)
+@pytest.mark.parametrize("fate", [Fate(reply_s=0.5), Fate(reply_s=0.5, filled=Decimal(1)), HANGS, BLACK_HOLE])
+async def test_g5_an_exit_whose_journal_fails_after_sending_is_not_sent_again_without_it(fate, world):
+    """Only an intent that this process has never sent goes out unwritten; the journal settles the other one later."""
+    world.adapter.creates.append(fate)
+    exits = intent(symbol=PERPETUAL, reduce_only=True)
+    async with anyio.create_task_group() as tasks:
+
+        async def fails() -> None:
+            await anyio.sleep(0.2)
+            world.store.is_down = True
+
+        tasks.start_soon(fails)
+        with pytest.raises(OutcomeUnknown):
+            await world.gateway.submit(exits)
+    for _ in range(3):
+        with pytest.raises(OutcomeUnknown, match="do not resend"):
+            await world.gateway.submit(exits)
+    with pytest.raises(IntentConflict):
+        await world.gateway.submit(attrs.evolve(exits, quantity=2))
+    assert len(world.adapter.sent) == 1
+    world.store.is_down = False
+    await world.gateway.recover()
+    assert len(world.orders) == 1
+    await world.check()
+
+
+@pytest.mark.guarantee(5, 12)
+@pytest.mark.parametrize("who", ["the process that sent it", "one that has recovered it", "one that has read it"])
+async def test_g5_what_was_ever_seen_in_the_journal_does_not_go_out_again_without_it(who, world):
+    """Filled, or resting: the store fails once the call is over, and the same key comes again."""
+    exits = intent(symbol=PERPETUAL, reduce_only=True)
+    world.adapter.creates.append(Fate(filled=Decimal(1)) if who == "one that has read it" else OK)
+    await world.gateway.submit(exits)
+    registry, gateway = world.registry, world.gateway
+    if who != "the process that sent it":
+        _, registry, gateway = world.process("p2")
+        await (gateway.recover() if who == "one that has recovered it" else registry.find("k"))
+    world.store.is_down = True
+    with pytest.raises(OutcomeUnknown):
+        await gateway.submit(exits)
+    assert len(world.orders) == 1
+    assert isinstance(await gateway.submit(attrs.evolve(exits, key="another")), Accepted)
+    world.store.is_down = False
+    assert isinstance(await gateway.submit(exits), Accepted)
+    assert len(world.orders) == 2
+
+
+@pytest.mark.guarantee(5, 12)
+async def test_g5_an_exit_under_the_key_of_an_entry_is_refused_without_a_journal_too(world):
+    await world.gateway.submit(intent(symbol=PERPETUAL))
+    world.store.is_down = True
+    with pytest.raises(IntentConflict):
+        await world.gateway.submit(intent(symbol=PERPETUAL, side="sell", reduce_only=True))
+    assert len(world.orders) == 1
+
+
+@pytest.mark.guarantee(14)
+async def test_g14_which_exits_were_sent_is_forgotten_with_the_retention_but_never_while_they_rest(world):
+    exits = [intent(key, symbol=PERPETUAL, reduce_only=True) for key in ("rests", "ends")]
+    for one in exits:
+        await world.gateway.submit(one)
+    await world.gateway.cancel("ends")
+    await anyio.sleep(7 * 86_400 - 60)
+    assert [world.registry.has_seen(one) for one in exits] == [True, True]
+    await anyio.sleep(120)
+    assert [world.registry.has_seen(one) for one in exits] == [True, False]
+
+
 @pytest.mark.guarantee(12)
 async def test_g12_an_exit_goes_out_although_a_store_that_never_waits_is_closed(world):
     """There the journal is read before it is written: that the reading fails must not keep an exit in."""

@@ -20,6 +20,7 @@ from execsafe.model.order import OrderReport
 from execsafe.model.trusted import trusted
 from execsafe.model.values import check_seconds, to_text
 from execsafe.ports import Batch, Clock, Lease, LeaseRequest, Listener, Put, Store, Stored
+from execsafe.retention import TTLStore
 from execsafe.stores.commits import commit_shielded
 
 _log = logging.getLogger("execsafe.intents")
@@ -91,6 +92,8 @@ class IntentRegistry:
         self._store_timeout_s = store_timeout_s
         self._never_waits = store.never_waits
         self._retention_ms = round(retention_s * 1000)
+        # By identity: the payload of what can only reduce. Nothing else ever goes out without the journal.
+        self._seen = TTLStore[str, str](ttl_s=retention_s, max_entries=None, clock=self.clock)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -121,7 +124,7 @@ class IntentRegistry:
     async def open_records(self, account: str | None = None) -> list[IntentRecord]:
         """All records that have not ended, optionally of one account, in identity order."""
         stored = await self.store.scan_open(COLLECTION)
-        records = [_record(item) for item in stored]
+        records = [self._read(item) for item in stored]
         return [r for r in records if account is None or r.intent.account == account]
 
     async def reload(self, record: IntentRecord) -> IntentRecord:
@@ -156,7 +159,34 @@ class IntentRegistry:
 
     async def _find(self, key: str) -> IntentRecord | None:
         stored = await self.store.find(COLLECTION, key)
-        return None if stored is None else _record(stored)
+        return None if stored is None else self._read(stored)
+
+    def has_seen(self, intent: Intent) -> bool:
+        """Whether this registry has written or read a record of *intent*. From memory: the store is not asked.
+
+        What it has not seen, nobody has sent through it.
+
+        Raises:
+            IntentConflict: the key belongs to another payload.
+        """
+        payload = self._seen.get(intent.identity)
+        if payload is not None and payload != _payload(intent):
+            raise conflict_of(intent)
+        return payload is not None
+
+    def _read(self, stored: Stored) -> IntentRecord:
+        record = _record(stored)
+        self._remember(record)
+        return record
+
+    def _remember(self, record: IntentRecord) -> None:
+        identity, has_ended = record.intent.identity, record.ended_at_ms is not None
+        if identity in self._seen and self._seen.is_live(identity) is not has_ended:
+            return
+        if has_ended:
+            self._seen.put_ended(identity, _payload(record.intent), record.ended_at_ms)
+        else:
+            self._seen.put_live(identity, _payload(record.intent))
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -310,6 +340,7 @@ class IntentRegistry:
             if taken not in put.aliases:
                 raise
             lease = await self._write_under_other_names(batch, put, _with_venue(stored), taken)
+        self._remember(stored)
         if self._listeners:
             self.tell(events)
         return stored, lease
@@ -348,6 +379,11 @@ def conflict_of(intent: Intent) -> IntentConflict:
     return IntentConflict(
         f"intent key {intent.key!r} was already used for a different order; use a new key", intent_key=intent.key
     )
+
+
+def _payload(intent: Intent) -> str:
+    """What must be equal when an exit comes again; "", which none of them has, for what is not one."""
+    return intent.fingerprint if intent.reduce_only else ""
 
 
 def _record(stored: Stored) -> IntentRecord:

@@ -120,7 +120,8 @@ class OrderGateway:
             the client's own exception, redacted: the venue refused to be asked (a key that it does not know). Nothing
                 was sent.
             StoreError: it could not be journalled. Nothing was sent.
-            OutcomeUnknown: the journal or the lease was lost half way; ``recover()`` settles it.
+            OutcomeUnknown: the journal or the lease was lost half way, or the key is recorded and the journal that
+                knows its outcome fails. ``recover()`` settles it.
         """
         claim, has_waited = await self._claim(intent, join=join)
         try:
@@ -305,9 +306,11 @@ class OrderGateway:
             if (existing := await self._recorded(intent)) is None:
                 raise self._in_flight_elsewhere(intent) from error
             return await self._revisit(existing, join=join)
-        except StoreError:
+        except StoreError as error:
             if not self.policy.goes_without_journal(intent):
                 raise
+            if self.registry.has_seen(intent):
+                raise _unreadable(intent) from error
             return await self._unjournalled.submit(record)
         return _end_of(journey)
 
@@ -425,6 +428,14 @@ class OrderGateway:
 def _has_ended(record: IntentRecord) -> InvalidInput:
     key = record.intent.key
     return InvalidInput(f"intent {key!r} has ended ({record.state.value}) and cannot be changed", intent_key=key)
+
+
+def _unreadable(intent: Intent) -> OutcomeUnknown:
+    key = intent.key
+    return OutcomeUnknown(
+        f"intent {key!r} is recorded, and the journal that knows its outcome fails; do not resend under another key",
+        intent_key=key,
+    )
 
 
 def _end_of(journey: Journey) -> SubmitOutcome:
