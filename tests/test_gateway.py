@@ -1210,6 +1210,26 @@ async def test_g12_an_exit_that_went_out_without_a_journal_is_looked_for_once_th
     await world.check()
 
 
+@pytest.mark.guarantee(1, 3)
+@pytest.mark.parametrize("expiry", [Expiry.ABSOLUTE, Expiry.RELATIVE])
+async def test_g3_an_exit_without_a_journal_has_the_deadline_by_which_its_absence_is_proven(expiry):
+    """Written up and proven absent, it is sent again; then the first request must not land any more."""
+    world = World(attrs.evolve(PROFILE, expiry=expiry, dedup=Dedup.NONE))
+    world.store.is_down = True
+    world.adapter.creates.append(late(60))
+    await world.gateway.submit(intent(symbol=PERPETUAL, reduce_only=True))
+    [sent] = world.adapter.sent
+    window_ms = WINDOW_MS if expiry is Expiry.ABSOLUTE else WINDOW_MS + round(TIMEOUT_S * 1000)
+    assert sent.deadline_ms == world.adapter.sent_at_ms[0] + window_ms
+    assert sent.expires_in_ms == (WINDOW_MS if expiry is Expiry.ABSOLUTE else None)
+    world.store.is_down = False
+    await world.gateway.recover()
+    assert (await world.record()).attempts[0].deadline_ms is not None
+    await anyio.sleep(120)
+    assert len(world.orders) == 1
+    await world.check()
+
+
 @pytest.mark.guarantee(1, 3, 5)
 @pytest.mark.parametrize("fate", [Fate(reply_s=0.5), Fate(reply_s=0.5, filled=Decimal(1)), HANGS, BLACK_HOLE])
 async def test_g5_an_exit_whose_journal_fails_after_sending_is_not_sent_again_without_it(fate, world):

@@ -32,6 +32,7 @@ from execsafe.gateway.driver import Driver, Journey
 from execsafe.gateway.endings import Endings
 from execsafe.gateway.outcomes import Recovery, SubmitOutcome, Unknown, outcome_of
 from execsafe.gateway.policy import GatewayPolicy
+from execsafe.gateway.requests import Requests
 from execsafe.gateway.unjournalled import Unjournalled
 from execsafe.ghosts import GhostOrderResolver, LookPolicy
 from execsafe.intents import IntentRegistry, is_settled
@@ -88,6 +89,7 @@ class OrderGateway:
             self.resolver, registry, adapter, clock=self._clock, timeout_s=self.policy.request_timeout_s
         )
         self._checks = EntryChecks(adapter, checks, timeout_s=self.policy.request_timeout_s)
+        requests = Requests(adapter, self.policy, clock=self._clock)
         self._driver = Driver(
             adapter,
             registry,
@@ -97,9 +99,10 @@ class OrderGateway:
             holder=holder if holder is not None else new_holder(),
             checks=self._checks,
             endings=self._endings,
+            requests=requests,
         )
         self._unjournalled = Unjournalled(
-            adapter, self.resolver, clock=self._clock, timeout_s=self.policy.request_timeout_s
+            adapter, self.resolver, requests, clock=self._clock, timeout_s=self.policy.request_timeout_s
         )
 
     async def submit(self, intent: Intent, *, join: bool = False, undoes: Iterable[IntentRecord] = ()) -> SubmitOutcome:

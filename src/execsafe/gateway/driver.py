@@ -25,11 +25,11 @@ from execsafe.errors import LeaseHeld, OutcomeUnknown, StaleFencingToken, StoreE
 from execsafe.gateway.checks import EntryChecks
 from execsafe.gateway.endings import Endings
 from execsafe.gateway.policy import GatewayPolicy
-from execsafe.gateway.requests import build_request
+from execsafe.gateway.requests import Requests
 from execsafe.ghosts import GhostOrderResolver, order_ref
 from execsafe.intents import IntentRegistry, Transition, lease_name
 from execsafe.model.intent import Attempt, AttemptState, ErrorFacts, Intent, IntentRecord, IntentState
-from execsafe.model.order import OrderReport, OrderRequest, OrderStatus
+from execsafe.model.order import OrderReport, OrderStatus
 from execsafe.model.outcome import Judged, Meaning, Operation
 from execsafe.model.trusted import trusted
 from execsafe.model.venue import Expiry
@@ -74,6 +74,7 @@ class Driver:
         holder: str,
         checks: EntryChecks,
         endings: Endings,
+        requests: Requests,
     ) -> None:
         self._checks = checks
         self._endings = endings
@@ -84,7 +85,7 @@ class Driver:
         self._clock = clock
         self._holder = holder
         self._patience_s = policy.patience_for(adapter.profile)
-        self._window_ms = round(adapter.profile.expiry_window_s * 1000)
+        self._requests = requests
         self._ttl_ms = policy.lease_ttl_ms(adapter.profile)
         # When the requests of attempts in doubt can no longer land, by client order id and number (a resend has the
         # same id, and may be another process's). What this process sent is known exactly; what it found in the
@@ -188,17 +189,8 @@ class Driver:
 
     def _begin(self, record: IntentRecord, now_ms: int) -> IntentRecord:
         cid = self._adapter.client_order_id(record.intent, transitions.generation(record))
-        deadline_ms = self._deadline(record.intent, now_ms)
+        deadline_ms = self._requests.deadline(record.intent, now_ms)
         return transitions.begin(record, client_order_id=cid, deadline_ms=deadline_ms, now_ms=now_ms)
-
-    def _deadline(self, intent: Intent, now_ms: int) -> int | None:
-        expiry = self._adapter.expiry(intent)
-        if expiry is Expiry.NONE:
-            return None
-        if expiry is Expiry.ABSOLUTE:
-            return now_ms + self._window_ms
-        # Relative windows start when the request is signed: at the latest when our time-out ends the call.
-        return now_ms + self._window_ms + round(self._policy.request_timeout_s * 1000)
 
     def _is_too_late(self, journey: Journey, attempt: Attempt) -> bool:
         now_ms, lease = self._clock.now_ms(), journey.lease
@@ -214,7 +206,7 @@ class Driver:
             await anyio.lowlevel.checkpoint_if_cancelled()
             handed_over = True
             with within(self._policy.request_timeout_s):
-                report = await self._adapter.create_order(self._request(journey.record.terms, attempt))
+                report = await self._adapter.create_order(self._requests.build(journey.record.terms, attempt))
         except Exception as error:  # noqa: BLE001 - whatever a client raises: judged, never guessed
             judged = self._adapter.judge(error, Operation.CREATE)
             redact_chain(error, self._adapter.redact)
@@ -257,13 +249,7 @@ class Driver:
     def _deadline_after_send(self, journey: Journey, attempt: Attempt) -> int | None:
         if self._adapter.expiry(journey.record.intent) is not Expiry.RELATIVE:
             return attempt.deadline_ms
-        return self._clock.now_ms() + self._window_ms
-
-    def _request(self, intent: Intent, attempt: Attempt) -> OrderRequest:
-        expires_in_ms = None
-        if attempt.deadline_ms is not None and self._adapter.expiry(intent) is Expiry.ABSOLUTE:
-            expires_in_ms = attempt.deadline_ms - self._clock.now_ms()
-        return build_request(intent, attempt, expires_in_ms=expires_in_ms)
+        return self._clock.now_ms() + self._requests.window_ms
 
     async def _take_in(self, journey: Journey, attempt: Attempt, report: OrderReport) -> None:
         # The report answers our own request or look-up, so it is about this attempt, even where the venue does not
@@ -348,7 +334,7 @@ class Driver:
     def _watch_from_now(self, intent: Intent, attempt: Attempt) -> int | None:
         """When the attempt can no longer land, as far as this process can tell."""
         # Found in the journal, it may still be under way in a call that nothing excludes but a lease.
-        found_in_journal = self._deadline(intent, self._clock.now_ms())
+        found_in_journal = self._requests.deadline(intent, self._clock.now_ms())
         return self._deadlines.setdefault(_name(attempt), found_in_journal)
 
     async def _keep_watch(self, journey: Journey, attempt: Attempt) -> None:

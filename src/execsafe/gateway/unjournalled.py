@@ -10,7 +10,7 @@ from execsafe._calls import within
 from execsafe._redacting import redact_chain
 from execsafe.core import transitions
 from execsafe.gateway.outcomes import SubmitOutcome, Unknown, outcome_of
-from execsafe.gateway.requests import build_request
+from execsafe.gateway.requests import Requests
 from execsafe.ghosts import GhostOrderResolver, order_ref
 from execsafe.intents import conflict_of
 from execsafe.model.intent import Intent, IntentRecord
@@ -25,10 +25,17 @@ class Unjournalled:
     """
 
     def __init__(
-        self, adapter: ExchangeAdapter, resolver: GhostOrderResolver, *, clock: Clock, timeout_s: float
+        self,
+        adapter: ExchangeAdapter,
+        resolver: GhostOrderResolver,
+        requests: Requests,
+        *,
+        clock: Clock,
+        timeout_s: float,
     ) -> None:
         self._adapter = adapter
         self._resolver = resolver
+        self._requests = requests
         self._clock = clock
         self._timeout_s = timeout_s
         self._sent: dict[str, IntentRecord] = {}
@@ -59,11 +66,13 @@ class Unjournalled:
             return outcome_of(known)
         now_ms = self._clock.now_ms()
         cid = self._adapter.client_order_id(record.intent, 0)
-        record = transitions.begin(record, client_order_id=cid, deadline_ms=None, now_ms=now_ms)
+        # Dated as if it were written down: once it is, its absence is proven by this deadline.
+        deadline_ms = self._requests.deadline(record.intent, now_ms)
+        record = transitions.begin(record, client_order_id=cid, deadline_ms=deadline_ms, now_ms=now_ms)
         self._sent[identity] = record
         try:
             with within(self._timeout_s):
-                request = build_request(record.intent, record.attempts[-1], expires_in_ms=None)
+                request = self._requests.build(record.intent, record.attempts[-1])
                 report = await self._adapter.create_order(request)
                 record = transitions.observed(record, attrs.evolve(report, client_order_id=cid), now_ms=now_ms)
                 self._sent[identity] = record
