@@ -699,6 +699,40 @@ async def test_g10_what_an_exit_leaves_is_protected_again():
     assert [quantity for quantity, _ in world.stops()] == [D("0.06")], "an exit that died keeps nothing bare"
 
 
+@pytest.mark.guarantee(10)
+@pytest.mark.parametrize("fills", [True, False])
+async def test_g10_on_spot_no_stop_comes_back_beside_an_exit_that_may_still_sell(fills):
+    """The account owns more than the position: a stop beside the exit's sale could sell the same twice."""
+    world = World(balances={"USDT": 1_000_000, "BTC": 5})
+    process = world.process()
+    await protected(world, process, "1", symbol=SPOT)
+    await process.manager.release(key(SPOT))
+    held = process.book.position("default", SPOT).quantity
+    process.plan.strike_next(Operation.CREATE, Fault.DROP_REPLY if fills else Fault.DROP_REQUEST)
+    look_up, process.adapter.look_up = process.adapter.look_up, _fails
+    with anyio.move_on_after(1):
+        sale = Intent(key="x", symbol=SPOT, side="sell", quantity=held, reduce_only=True)
+        await process.gateway.submit(sale)
+    await anyio.sleep(31)
+    for _ in range(3):
+        await process.manager.check()
+        await anyio.sleep(1)
+    assert world.stops(SPOT) == []
+    assert E.POSITION_UNPROTECTED in world.kinds()
+    world.price(50_000, SPOT)  # through where the stop would rest
+    process.adapter.look_up = look_up
+    await process.gateway.recover()
+    await process.manager.check()
+    [sale] = [o for o in world.venue.ledger.accepted() if o.side is Side.SELL and not o.is_stop]
+    assert sale.quantity == held
+    assert world.held(SPOT) == D("0.001"), "the fee of the entry, in the account and not in the position"
+    assert process.manager.protections() == ()
+
+
+async def _fails(*_asked):
+    raise ConnectionError("orders cannot be looked up now")
+
+
 @pytest.mark.guarantee(18)
 async def test_g18_what_cannot_be_seen_to_end_is_not_released_and_is_protected_again():
     world = World()

@@ -286,6 +286,19 @@ def test_a_released_position_is_left_alone_until_its_time_is_over():
     assert not after.alarmed, "its time without a stop begins now"
 
 
+@pytest.mark.guarantee(10)
+def test_g10_a_released_position_whose_exit_may_still_sell_it_gets_no_stop_but_an_alarm():
+    one = released(go(fresh(), see(view(stop())))[0], POLICY, now_ms=T0)
+    doubtful = see(closing_elsewhere=True, overlaps=False)
+    after, actions = go(one, doubtful, now_ms=T0 + 30_000)
+    assert (after.state, actions, after.is_covered, after.alarmed) == (S.RELEASED, (), False, False)
+    after, actions = go(after, doubtful, now_ms=T0 + 90_000)
+    assert (after.state, actions, after.alarmed) == (S.RELEASED, (), True)
+    after, actions = go(after, see(overlaps=False), now_ms=T0 + 90_001)
+    assert (after.state, [type(a) for a in actions]) == (S.UNPROTECTED, [SendLeg]), "with all its tries still to come"
+    assert after.exposed_since_ms == T0 + 30_000
+
+
 @pytest.mark.row("S0-37")
 def test_a_take_profit_is_switched_by_way_of_its_proven_end_on_spot():
     take = stop(1, "110", purpose=Purpose.TAKE)
@@ -336,6 +349,7 @@ def situations(draw):
         position=None if held is None else position(held, updated_ms=draw(st.integers(T0, T0 + 50))),
         instrument=GRID, legs=tuple(views), readable=draw(st.booleans()),
         attached_price=draw(st.sampled_from([None, D(95), D(96), D(98)])), overlaps=draw(st.booleans()),
+        closing_elsewhere=draw(st.booleans()),
     )  # fmt: skip
     state = draw(st.sampled_from([s for s in S if s is not S.CLOSED]))
     protection = fresh(
@@ -375,6 +389,7 @@ def test_g10_whatever_is_seen_the_decision_is_sound(situation, closes):
         assert not [
             v for v in seen.legs if v.leg not in sends and v.seen in {Seen.LIVE, Seen.ACKNOWLEDGED, Seen.IN_DOUBT}
         ]
+        assert protection.state is not S.RELEASED or not seen.closing_elsewhere
     # What covers everything is never canceled, unless the position is closed or another one covers too.
     if (
         held >= D("0.001")

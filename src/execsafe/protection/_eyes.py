@@ -10,7 +10,7 @@ import attrs
 
 from execsafe.core.dust import has_minimum_value
 from execsafe.core.ghosts import Sighting
-from execsafe.core.protection.record import Leg, LegView, Observation, Protection, Purpose, Seen
+from execsafe.core.protection.record import Leg, LegView, Observation, Protection, ProtectionState, Purpose, Seen
 from execsafe.errors import VenueUnavailable
 from execsafe.gateway import OrderGateway
 from execsafe.ghosts import order_ref
@@ -47,6 +47,8 @@ class Eyes:
         attached, readable = None, True
         if protection.kind is StopKind.ATTACHED:
             attached, readable = await self.attached_price(protection)
+        # Before the book: what an order that has ended by now has filled is in it.
+        closing_elsewhere = await self._may_close_elsewhere(protection)
         await self._book.catch_up()
         position = self._book.position(protection.account, protection.symbol)
         refused = any(view.leg.purpose is Purpose.CLOSE and view.error is not None for view in views)
@@ -67,6 +69,7 @@ class Eyes:
             attached_price=attached,
             overlaps=is_contract(protection.symbol),
             price=price,
+            closing_elsewhere=closing_elsewhere,
         )
 
     async def instrument(self, symbol: str) -> Instrument:
@@ -80,6 +83,16 @@ class Eyes:
             return adapter.prepared(symbol) or await adapter.prepare(symbol)
         except Exception as error:
             raise VenueUnavailable(f"{symbol}: the instrument could not be read ({type(error).__name__})") from error
+
+    async def _may_close_elsewhere(self, protection: Protection) -> bool:
+        if protection.state is not ProtectionState.RELEASED or is_contract(protection.symbol):
+            return False
+        wanted = (protection.symbol, protection.side.closing, True)
+        return any(
+            (r.intent.symbol, r.intent.side, r.intent.reduce_only) == wanted and r.intent.key != protection.intent_key
+            for r in await self._registry.open_records(protection.account)
+            if self._gateway.is_at_home(r)
+        )
 
     async def _closing_price(self, position: Position, instrument: Instrument) -> Decimal | None:
         """The best price at which it could be closed; None: it is not known, or there is no minimum to judge by it."""

@@ -10,7 +10,8 @@ Rules:
 4. What cannot be read changes nothing: an acknowledged order counts until a reading that could show it does not, and
    nothing is canceled because something else is missing.
 5. What is not covered in time is closed, reduce-only, with the quantity that is really held.
-6. What is too small for any order is called dust, once, and left as it is.
+6. On spot an exit keeps a position for as long as an order of it may still fill; the alarm is raised all the same.
+7. What is too small for any order is called dust, once, and left as it is.
 
 Every leg is in the record before it is sent, so that a restart sends the same leg again and never another.
 """
@@ -58,7 +59,10 @@ def decide(
     if protection.state is _S.RELEASED:
         if now_ms < protection.released_until_ms:
             return protection, ()
-        protection = enter(protection, _S.UNPROTECTED, exposed_since_ms=now_ms)
+        protection = exposure(protection, policy, now_ms)
+        if seen.closing_elsewhere:
+            return protection, ()  # a stop beside that order could sell the same a second time
+        protection = enter(protection, _S.UNPROTECTED, acting_since_ms=now_ms)
     want = seen.instrument.floor_quantity(seen.position.quantity)
     if is_dust(want, seen.price, seen.instrument):
         if not _is_provided_for(protection, seen, want):

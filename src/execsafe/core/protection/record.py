@@ -221,7 +221,8 @@ class Observation:
     ``position``: the book's, None once it is closed. ``readable``: the venue answered. ``attached_price``: the stop
     attached to the position, where the venue keeps it so. ``overlaps``: orders can be reduce-only, so that an old and
     a new stop may rest together. ``price``: at which it could be closed now; read only once the venue has refused an
-    order, because it may have been too small.
+    order, because it may have been too small. ``closing_elsewhere``: an order of somebody else's may still
+    close a released position, and the venue would let a stop do so once more.
     """
 
     position: Position | None
@@ -231,6 +232,7 @@ class Observation:
     attached_price: Decimal | None = None
     overlaps: bool = True
     price: Decimal | None = None
+    closing_elsewhere: bool = False
 
 
 @attrs.frozen(kw_only=True)
