@@ -95,17 +95,22 @@ class World:
 class NamesItsOwn:
     """Makes a venue state the trades of set-off stops under ids of its own, as Binance USD-M does.
 
+    *labelled*: beside our own id, as Deribit does, where orders are read without their trades.
     While ``is_blind``, no order can be looked up alone; lists of fills can be read.
     """
 
-    def __init__(self, process, world):
+    def __init__(self, process, world, *, labelled=False):
         fetch = process.adapter.fetch_executions
         stops = {e.venue_order_id for e in world.venue.ledger.accepted() if e.is_stop}
 
         async def fetch_executions(symbol, *, since_ms):
             found = await fetch(symbol, since_ms=since_ms)
             return [
-                attrs.evolve(e, client_order_id=None, venue_order_id=f"9{e.venue_order_id}")
+                attrs.evolve(
+                    e,
+                    client_order_id=e.client_order_id if labelled else None,
+                    venue_order_id=f"9{e.venue_order_id}",
+                )
                 if e.venue_order_id in stops
                 else e
                 for e in found
@@ -114,7 +119,8 @@ class NamesItsOwn:
         async def look_up(lookup, order):
             if self.is_blind:
                 raise ConnectionError("not now")
-            return await look(lookup, order)
+            found = await look(lookup, order)
+            return attrs.evolve(found, fills=()) if labelled and found is not None else found
 
         self.is_blind = False
         look = process.adapter.look_up

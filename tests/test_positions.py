@@ -53,8 +53,8 @@ class World:
         book.subscribe(self.seen.append)
         return book
 
-    async def order(self, key, side="buy", quantity=10, *, symbol=SYMBOL, account="default"):
-        intent = Intent(key=key, symbol=symbol, side=side, quantity=quantity, account=account)
+    async def order(self, key, side="buy", quantity=10, *, symbol=SYMBOL, account="default", **more):
+        intent = Intent(key=key, symbol=symbol, side=side, quantity=quantity, account=account, **more)
         now_ms = self.clock.now_ms()
         record = transitions.new_record(intent, quantity=intent.quantity, limit_price=None, now_ms=now_ms)
         record = transitions.begin(record, client_order_id=f"c-{key}", deadline_ms=None, now_ms=now_ms)
@@ -224,6 +224,23 @@ async def test_an_execution_under_a_reused_client_id_but_of_another_order_is_for
     await world.fills("a", 1)
     held = await world.book.apply_execution(execution("t9", client_order_id="c-a", venue_order_id="another"))
     assert held.quantity == 2
+
+
+@pytest.mark.guarantee(11)
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_g11_a_fill_of_the_order_that_our_stop_became_is_counted_by_the_stops_own_record(is_known, world):
+    """Under our id and another one of the venue's: whether its record knows of it yet or not, it is not foreign."""
+    await world.order("entry")
+    await world.fills("entry", 1)
+    await world.order("stop", "sell", trigger_price=90, reduce_only=True)
+    await world.fills("stop", 1 if is_known else 0)
+    child = execution("t9", Side.SELL, client_order_id="c-stop", venue_order_id="another")
+    for _ in range(2):
+        held = await world.book.apply_execution(child)
+    assert held is None if is_known else held.quantity == 1
+    await world.fills("stop", 1)
+    await world.book.catch_up()
+    assert world.book.position("default", SYMBOL) is None
 
 
 # --- Restarts, kills, repetition ----------------------------------------------------------------------------

@@ -278,6 +278,28 @@ async def test_g11_the_trade_of_a_stop_that_was_set_off_is_booked_once_whatever_
     assert E.FILL_INFERRED not in told(world)
 
 
+@pytest.mark.guarantee(11, 15)
+@pytest.mark.parametrize("side", ["buy", "sell"])
+async def test_g15_a_stops_trade_under_our_id_and_another_of_the_venues_is_booked_once_for_ever(side):
+    """The next process asks for fills from before it, because somebody trades by hand: it is not booked again."""
+    world = World()
+    bot = Bot(world)
+    NamesItsOwn(bot, world, labelled=True)
+    await bot.hold()
+    await bot.free.submit(stop())
+    await anyio.sleep(5)
+    world.price(49_000)
+    await bot.passes(3)
+    assert (bot.held(), world.held(), bot.kinds()) == (0, 0, [])
+    stranger(world, side, "0.5")
+    bot = Bot(world)
+    NamesItsOwn(bot, world, labelled=True)
+    await bot.book.open()
+    await bot.passes(4)
+    assert bot.held() == 0
+    assert bot.kinds() == [(Kind.UNKNOWN_POSITION, True)], "what somebody else holds is told, and is theirs"
+
+
 @pytest.mark.guarantee(11)
 @pytest.mark.row("D-08")
 async def test_g11_beside_a_stop_that_still_rests_somebody_elses_close_is_booked():

@@ -211,7 +211,11 @@ class PositionBook:
             await self._fold_in(record.intent.account, record.intent.symbol, evidence)
 
     async def _own(self, execution: Execution, account: str) -> IntentRecord | None:
-        """The record of our order that this is a fill of, with the fill in it; None for any other."""
+        """The record of our order that this is a fill of, with the fill in it; None for any other.
+
+        Some venues fill a stop that was set off by an order with another id of theirs, and ours. Such a fill cannot be
+        put into the stop's record, which counts it by its own quantity: it is ours all the same, and never foreign.
+        """
         report = OrderReport(
             symbol=execution.symbol,
             client_order_id=execution.client_order_id,
@@ -220,7 +224,9 @@ class PositionBook:
             fills=(execution.fill,),
         )
         record = await self.registry.observe(report, account=account)
-        ids = set() if record is None else {fill.trade_id for a in record.attempts for fill in a.fills}
+        if record is None or record.intent.is_trigger:
+            return record
+        ids = {fill.trade_id for attempt in record.attempts for fill in attempt.fills}
         return record if execution.trade_id in ids else None
 
     # --- writing ---------------------------------------------------------------------------------
