@@ -233,6 +233,20 @@ async def test_g4_a_stop_order_beside_a_fill_that_nobody_knows_is_not_called_gon
 
 
 @pytest.mark.guarantee(4)
+async def test_a_stop_order_has_ended_beside_fills_that_count_as_somebody_elses_already():
+    world = World()
+    process = world.process()
+    await stop_order(process)
+    process.gateway.endings.consult(process.book)
+    somebody_trades(world)
+    assert isinstance(await process.gateway.cancel("k"), Unknown)
+    for fill in await process.adapter.fetch_executions(PERPETUAL, since_ms=0):
+        await process.book.apply_execution(fill)
+    outcome = await process.gateway.cancel("k")
+    assert (outcome.record.state, outcome.record.filled_quantity) == (IntentState.CANCELED, 0)
+
+
+@pytest.mark.guarantee(4)
 async def test_g4_without_the_venues_order_id_its_fills_cannot_be_told_from_others():
     world = World()
     process = world.process()

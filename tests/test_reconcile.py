@@ -300,6 +300,58 @@ async def test_g15_a_stops_trade_under_our_id_and_another_of_the_venues_is_booke
     assert bot.kinds() == [(Kind.UNKNOWN_POSITION, True)], "what somebody else holds is told, and is theirs"
 
 
+@pytest.mark.guarantee(11, 15)
+@pytest.mark.row("S1-20", "D-08")
+@pytest.mark.parametrize("closed_by", ["a liquidation", "a hand that sold half", "the stop itself"])
+async def test_g11_a_close_beside_a_stop_that_the_venue_forgets_is_booked_and_the_stop_has_ended(closed_by):
+    """Nothing tells what the stop filled. Once it is proven gone, and the venue has shown the same difference twice,
+    the fills count as far as the difference goes; only then is the end of the stop known. No close is sent meanwhile.
+    """
+    world = World()
+    bot = Bot(world)
+    await bot.hold()
+    bot.plan.strike_next(Operation.CREATE, Fault.PRUNED_AFTER_END)
+    await bot.free.submit(stop())
+    await anyio.sleep(5)
+    await bot.passes(1)
+    if closed_by == "the stop itself":
+        NamesItsOwn(bot, world)
+        world.price(49_000)
+    else:
+        stranger(world, "sell", "1" if closed_by == "a liquidation" else "0.5")
+        [order] = world.venue.open_orders(PERPETUAL)
+        world.venue.cancel(world.clock.now_ms(), symbol=PERPETUAL, venue_order_id=order.venue_order_id)
+    before = sends(world)
+    for _ in range(2):
+        await anyio.sleep(5)
+        await bot.gateway.recover()
+    await bot.reconciler.reconcile()
+    assert bot.held() == 1, "the stop is gone, but one reading of the position decides nothing"
+    await bot.passes(4)
+    assert bot.held() == world.held() == (D("0.5") if closed_by == "a hand that sold half" else 0)
+    assert ((await bot.registry.find("stop")).state, bot.kinds()) == (IntentState.CANCELED, [])
+    assert sends(world) == before
+    bot = Bot(world)
+    await bot.reconciler.barrier()
+    assert (bot.held(), bot.kinds()) == (world.held(), [])
+
+
+@pytest.mark.guarantee(11, 18)
+async def test_g18_beside_a_stop_that_cannot_be_looked_up_no_close_of_somebody_else_is_booked():
+    world = World()
+    bot = Bot(world)
+    await bot.hold()
+    bot.plan.strike_next(Operation.CREATE, Fault.PRUNED_AFTER_END)
+    await bot.free.submit(stop())
+    await anyio.sleep(5)
+    venue = NamesItsOwn(bot, world)
+    venue.is_blind = True
+    world.price(49_000)
+    await bot.passes(8)
+    assert bot.held() == 1
+    assert bot.kinds() == [(Kind.PHANTOM_POSITION, True)]
+
+
 @pytest.mark.guarantee(11)
 @pytest.mark.row("D-08")
 async def test_g11_beside_a_stop_that_still_rests_somebody_elses_close_is_booked():

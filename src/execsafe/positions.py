@@ -11,7 +11,7 @@ import anyio
 import attrs
 
 from execsafe.buses.telling import tell
-from execsafe.core.evidence import Growth, OrderEvidence, evidence_of, evidence_of_execution
+from execsafe.core.evidence import Growth, OrderEvidence, evidence_of, evidence_of_execution, foreign_key
 from execsafe.core.positions import ChangeKind, Chapter, Page, PositionChange, absorb, changes, fold, learn
 from execsafe.errors import StoreCorrupt, StoreUnavailable, VersionConflict
 from execsafe.intents import IntentRegistry
@@ -186,6 +186,21 @@ class PositionBook:
             await self._fold_in(account, execution.symbol, evidence)
         return self.position(account, execution.symbol)
 
+    async def has_booked(self, execution: Execution, account: str = "default") -> bool:
+        """Whether *execution* counts here as a trade that belongs to no order of ours.
+
+        Raises:
+            StoreError: the store could not be read.
+        """
+        async with self._turn:
+            page, key = (await self._known(account, execution.symbol)).page, foreign_key(execution)
+        if any(order.key == key for order in page.orders):
+            return True
+        return await self.store.find(ABSORBED, _order_key(page, key)) is not None
+
+    async def _known(self, account: str, symbol: str) -> _Open:
+        return self._pages.get((account, symbol)) or await self._stored(account, symbol)
+
     async def _load(self) -> None:
         seq = await self.store.get_cursor(CURSOR)  # first: pages are never behind the cursor read before them
         for stored in await self.store.scan_open(COLLECTION):
@@ -234,7 +249,7 @@ class PositionBook:
     async def _fold_in(self, account: str, symbol: str, evidence: tuple[OrderEvidence, ...]) -> None:
         if not evidence:
             return
-        known = self._pages.get((account, symbol)) or await self._stored(account, symbol)
+        known = await self._known(account, symbol)
         # What is open on a page that was not in memory, another process opened: news to our subscribers.
         is_known = (account, symbol) in self._pages
         before = known.chapter if is_known else attrs.evolve(known.chapter, position=None)

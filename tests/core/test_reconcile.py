@@ -25,7 +25,7 @@ from execsafe.core.findings import (
     inferred_fill,
     is_marked,
 )
-from execsafe.core.holdings import next_foreign_fill
+from execsafe.core.holdings import next_foreign_fill, was_seen_before
 from execsafe.core.ids import client_order_id
 from execsafe.core.reconcile import decide
 from execsafe.errors import InvalidInput
@@ -599,3 +599,11 @@ def test_a_policy_under_which_a_view_might_be_read_for_ever_is_refused(reads):
 def test_a_policy_without_a_look_budget_is_refused(more):
     with pytest.raises(InvalidInput):
         ReconcilePolicy(**more)
+
+
+@pytest.mark.parametrize(("after_ms", "is_same"), [(0, True), (2_499, True), (2_500, True), (2_500, False)])
+def test_a_difference_was_seen_before_only_by_a_reading_that_began_a_read_lag_earlier(after_ms, is_same):
+    facts = {"kind": Kind.PHANTOM_POSITION, "symbol": SYMBOL, "subject": "p", "book_quantity": D(1)}
+    record = attrs.evolve(NEW, findings=(Finding(**facts, first_seen_ms=T0),))
+    found = Finding(**{**facts, "book_quantity": D(1 if is_same else 2)}, first_seen_ms=T0 + after_ms)
+    assert was_seen_before(record, found, 2_500) is (is_same and after_ms == 2_500)

@@ -86,10 +86,15 @@ def _levels(attempt: Attempt, steps: list[Growth], at_ms: int) -> tuple[Level, .
     return tuple(found)
 
 
+def foreign_key(execution: Execution) -> str:
+    """Key of the evidence of a trade that belongs to no order of ours."""
+    return f"trade:{execution.trade_id}"
+
+
 def evidence_of_execution(execution: Execution, *, at_ms: int) -> OrderEvidence:
     """A trade that belongs to no order of ours: foreign, or inferred from a difference."""
     return OrderEvidence(
-        key=f"trade:{execution.trade_id}",
+        key=foreign_key(execution),
         side=execution.side,
         venue_order_id=execution.venue_order_id,
         trades=(Trade(fill=execution.fill, learned_at_ms=at_ms),),

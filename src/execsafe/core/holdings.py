@@ -167,6 +167,11 @@ def _difference(
     )
 
 
+def was_seen_before(record: Findings, found: Finding, lag_ms: int) -> bool:
+    """Whether a reading that began the read lag and clock skew earlier, or before that, showed the same difference."""
+    return any(one.what == found.what and found.first_seen_ms >= one.first_seen_ms + lag_ms for one in record.findings)
+
+
 # --- Fills -----------------------------------------------------------------------------------------
 
 

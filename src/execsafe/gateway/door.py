@@ -85,7 +85,7 @@ class OrderGateway:
         self._clock = clock if clock is not None else registry.clock
         self._locks = locks if locks is not None else DedupLock(clock=self._clock)
         self.resolver: GhostOrderResolver = GhostOrderResolver(adapter, clock=self._clock, policy=looks)
-        self._endings = Endings(
+        self.endings: Endings = Endings(
             self.resolver, registry, adapter, clock=self._clock, timeout_s=self.policy.request_timeout_s
         )
         self._checks = EntryChecks(adapter, checks, timeout_s=self.policy.request_timeout_s)
@@ -98,7 +98,7 @@ class OrderGateway:
             clock=self._clock,
             holder=holder if holder is not None else new_holder(),
             checks=self._checks,
-            endings=self._endings,
+            endings=self.endings,
             requests=requests,
         )
         self._unjournalled = Unjournalled(
@@ -218,7 +218,7 @@ class OrderGateway:
 
     async def refresh(self, record: IntentRecord) -> IntentRecord:
         """Look once at what became of a live intent, and record it; a second look proves what one cannot."""
-        return await self._endings.refresh(record)
+        return await self.endings.refresh(record)
 
     async def recover(self, account: str | None = None) -> Recovery:
         """Settle everything that an earlier process, or an earlier doubt, left open.

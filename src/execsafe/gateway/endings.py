@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import attrs
 
@@ -15,6 +16,14 @@ from execsafe.model.intent import Attempt, AttemptState, IntentRecord
 from execsafe.model.position import Execution, Snapshot
 from execsafe.ports import Clock, ExchangeAdapter
 from execsafe.views import VenueReader
+
+
+class FillBook(Protocol):
+    """Who knows of fills that are none of our orders'; :class:`~execsafe.positions.PositionBook` is one."""
+
+    async def has_booked(self, execution: Execution, account: str) -> bool:
+        """Whether *execution* counts as somebody else's."""
+        ...
 
 
 class Endings:
@@ -42,6 +51,18 @@ class Endings:
         self._lag_ms = round((profile.read_lag_s + profile.clock_skew_s) * 1000)
         self._history_ms = None if profile.history_s is None else round(profile.history_s * 1000) - self._lag_ms
         self._missing_since_ms: dict[tuple[str, int], int] = {}
+        self._gone: set[tuple[str, int]] = set()  # rests no more, and what it filled is not known
+        self._books: list[FillBook] = []
+
+    def consult(self, book: FillBook) -> None:
+        """Ask *book*, too, whose a fill is that no order of ours explains."""
+        if book not in self._books:
+            self._books.append(book)
+
+    def is_gone(self, record: IntentRecord) -> bool:
+        """Whether no order of *record* rests any more, as was proven by looking, though its end cannot be concluded."""
+        open_ones = [(one.client_order_id, one.number) for one in record.attempts if one.state.may_still_fill]
+        return bool(open_ones) and self._gone.issuperset(open_ones)
 
     async def refresh(self, record: IntentRecord) -> IntentRecord:
         """Look once at every order of *record* that may still fill, and take in what that proves.
@@ -73,7 +94,7 @@ class Endings:
         """
         name = (attempt.client_order_id, attempt.number)
         if attempt.state is not AttemptState.LIVE:
-            self._missing_since_ms.pop(name, None)
+            self._forget(name)
             return None
         found = trace(
             self._views,
@@ -86,11 +107,19 @@ class Endings:
         if found is Trace.MISSING:
             self._missing_since_ms.setdefault(name, self._clock.now_ms())
         elif found is Trace.SEEN:
-            self._missing_since_ms.pop(name, None)
-        if found is not Trace.GONE or (ended := await self.concluded(record, attempt)) is None:
+            self._forget(name)
+        if found is not Trace.GONE:
             return None
-        del self._missing_since_ms[name]
+        ended = await self.concluded(record, attempt)
+        if ended is None:
+            self._gone.add(name)
+        else:
+            self._forget(name)
         return ended
+
+    def _forget(self, name: tuple[str, int]) -> None:
+        self._missing_since_ms.pop(name, None)
+        self._gone.discard(name)
 
     async def concluded(self, record: IntentRecord, attempt: Attempt) -> Transition | None:
         """The end of an order that was there and is proven to rest no more; None: what it filled is not known.
@@ -128,6 +157,11 @@ class Endings:
                 known = await self._registry.find_client_order(account, fill.client_order_id)
             if known is None and fill.venue_order_id is not None:
                 known = await self._registry.find_order(account, symbol, fill.venue_order_id, venue=self._venue)
-            if known is None or known.venue not in {"", self._venue}:
+            is_ours = known is not None and known.venue in {"", self._venue}
+            if not is_ours and not await self._is_booked(fill, account):
                 return False
         return True
+
+    async def _is_booked(self, fill: Execution, account: str) -> bool:
+        """Whether it counts already as somebody else's: then it is not what the order filled."""
+        return any([await book.has_booked(fill, account) for book in self._books])

@@ -21,7 +21,7 @@ from execsafe.core.findings import (
     is_marked,
     is_not_offered,
 )
-from execsafe.core.holdings import compare_positions, is_spot, next_foreign_fill, tolerance
+from execsafe.core.holdings import compare_positions, is_spot, next_foreign_fill, tolerance, was_seen_before
 from execsafe.gateway import OrderGateway
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import IntentRecord, IntentState
@@ -185,27 +185,35 @@ class Eyes:
                 self._agreed_ms[symbol] = taken_ms
         if not differing:
             return seen
-        backing = {symbol: await self._book_fills(found, seen) for symbol, found in differing.items()}
+        backing = {symbol: await self._book_fills(record, found, seen) for symbol, found in differing.items()}
         return await self._with_ours(attrs.evolve(seen, backing=backing))
 
-    async def _book_fills(self, found: Finding, seen: Observation) -> Backing:
+    async def _book_fills(self, record: Findings, found: Finding, seen: Observation) -> Backing:
         since_ms = self._since_ms(found, seen)
         fills = await self._reads.one(lambda: self._reader.executions(found.symbol, since_ms=since_ms))
         if isinstance(fills, Unavailable):
             return Backing.NOT_OFFERED if is_not_offered(fills) else Backing.UNREAD
         foreign = []
         for fill in fills.value:
-            record = await self._record_of(fill)
-            if record is None:
+            ours = await self._record_of(fill)
+            if ours is None:
                 foreign.append(fill)
-            elif all(known.trade_id != fill.trade_id for attempt in record.attempts for known in attempt.fills):
+            elif all(known.trade_id != fill.trade_id for attempt in ours.attempts for known in attempt.fills):
                 await self._book.apply_execution(fill, self._account)
-        return await self._book_foreign(found, await self._not_ours(found.symbol, foreign, seen), seen)
+        stops = [r for r in await self._records() if r.intent.symbol == found.symbol and r.intent.is_trigger]
+        if was_seen_before(record, found, seen.lag_ms):
+            # The record of a stop that is proven gone without a trace may never tell what it filled.
+            stops = [r for r in stops if not self._gateway.endings.is_gone(r)]
+        unclaimed = self._not_ours({r.intent.identity for r in stops}, foreign, seen.orders.get(found.symbol))
+        return await self._book_foreign(found, unclaimed, seen)
 
-    async def _not_ours(self, symbol: str, fills: list[Execution], seen: Observation) -> list[Execution]:
+    def _not_ours(
+        self,
+        stops: set[str],
+        fills: list[Execution],
+        listing: Snapshot[tuple[OrderSeen, ...]] | Unavailable | None,
+    ) -> list[Execution]:
         """What no stop of ours may explain: some venues state a set-off stop's trade under an order id of their own."""
-        stops = {r.intent.identity for r in await self._records() if r.intent.symbol == symbol and r.intent.is_trigger}
-        listing = seen.orders.get(symbol)
         if not stops:
             return fills
         if not isinstance(listing, Snapshot) or not stops <= {order.identity for order in listing.value}:

@@ -113,6 +113,7 @@ class Reconciler:
         self._store = gateway.registry.store
         reader = reader if reader is not None else VenueReader(gateway.adapter, clock=self.clock)
         self._eyes = Eyes(gateway, book, reader, self.policy, account)
+        gateway.endings.consult(book)
         self._findings: Findings | None = None  # as stored, None: to be read
         self._version = 0
         self._current: tuple[Finding, ...] = ()  # as seen: entries are denied even if it could not be stored
