@@ -5,7 +5,10 @@ from decimal import Decimal
 import anyio
 import pytest
 
+from execsafe.model.event import EventType
 from execsafe.model.order import Side
+from execsafe.model.outcome import Operation
+from execsafe.testing.faults import Fault
 from execsafe.testing.loop import virtual_backends
 from execsafe.testing.venue import NewOrder
 from protection_rig import PERPETUAL, NamesItsOwn, World
@@ -55,3 +58,24 @@ async def test_g10_what_somebody_else_closed_is_booked_up_to_what_the_venue_show
         await anyio.sleep(1)
 
     assert process.book.position("default", PERPETUAL) is None
+
+
+async def test_a_position_that_only_the_book_still_has_is_not_closed_over_and_over():
+    """The venue has liquidated it and forgotten the stop, and nobody reconciles: the alarm stands, requests are few."""
+    world = World()
+    process = world.process()
+    position = await process.buy()
+    process.plan.strike_next(Operation.CREATE, Fault.PRUNED_AFTER_END)
+    await process.manager.check()
+    now_ms = world.clock.now_ms()
+    world.venue.submit(
+        NewOrder(symbol=PERPETUAL, side=Side.SELL, quantity=Decimal("0.1"), type="market", reduce_only=True), now_ms
+    )
+    for order in world.venue.open_orders(PERPETUAL):
+        world.venue.cancel(now_ms, symbol=PERPETUAL, venue_order_id=order.venue_order_id)
+    with anyio.move_on_after(3_600):
+        await process.manager.run()
+    assert process.book.find(position.position_id).is_open
+    assert EventType.POSITION_UNPROTECTED in world.kinds()
+    closes = [one for one in world.venue.ledger.received() if one.reduce_only and not one.is_stop]
+    assert 30 <= len(closes) <= 80

@@ -36,6 +36,7 @@ from execsafe.core.protection.record import (
     tightened,
 )
 from execsafe.core.protection.story import narrate
+from execsafe.core.rejects import RejectClass
 from execsafe.core.trailing import TrailingPolicy, TrailingStop
 from execsafe.errors import InvalidInput, InvalidTransition
 from execsafe.model.event import EventType
@@ -284,6 +285,26 @@ def test_a_released_position_is_left_alone_until_its_time_is_over():
     after, actions = go(one, see(), now_ms=T0 + 30_000)
     assert (after.state, [type(a) for a in actions]) == (S.UNPROTECTED, [SendLeg])
     assert not after.alarmed, "its time without a stop begins now"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "longest_s"),
+    [(RejectClass.POSITION, 60), (RejectClass.STOP, 60), (RejectClass.RETRY, 5), (RejectClass.NO_FILL, 5)],
+)
+def test_a_close_that_the_venue_refuses_is_tried_again_after_doubling_pauses(refusal, longest_s):
+    """Up to a minute, as there is nothing to close as a rule; what is turned away for now, or finds nobody, is not."""
+    one, now_ms, pauses = attrs.evolve(fresh(), state=S.CLOSING), T0, []
+    for _ in range(14):
+        one, [sent] = decide(one, see(), POLICY, now_ms=now_ms)
+        one = refused(one, "ExchangeError", POLICY, now_ms=now_ms)
+        gone = LegView(leg=sent.leg, seen=Seen.GONE, error="ExchangeError", refusal=refusal)
+        one, actions = decide(one, see(gone), POLICY, now_ms=now_ms)
+        assert actions == ()
+        pauses.append(one.retry_at_ms - now_ms)
+        now_ms = one.retry_at_ms
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 1_000
+    assert pauses[-1] == longest_s * 1_000
 
 
 @pytest.mark.guarantee(10)

@@ -11,6 +11,7 @@ import attrs
 from execsafe.core.dust import has_minimum_value
 from execsafe.core.ghosts import Sighting
 from execsafe.core.protection.record import Leg, LegView, Observation, Protection, ProtectionState, Purpose, Seen
+from execsafe.core.rejects import reject_class
 from execsafe.errors import VenueUnavailable
 from execsafe.gateway import OrderGateway
 from execsafe.ghosts import order_ref
@@ -232,7 +233,7 @@ def _find(listed: Sequence[OrderReport], attempt: Attempt) -> OrderReport | None
 
 
 def _ended(leg: Leg, record: IntentRecord) -> LegView:
-    last = record.last
-    error = last.error.kind if last is not None and last.error is not None else None
-    refused = record.state is IntentState.REJECTED
-    return LegView(leg=leg, seen=Seen.GONE, error=error if refused else None)
+    error = None if record.last is None else record.last.error
+    if error is None or record.state is not IntentState.REJECTED:
+        return LegView(leg=leg, seen=Seen.GONE)
+    return LegView(leg=leg, seen=Seen.GONE, error=error.kind, refusal=reject_class(error))

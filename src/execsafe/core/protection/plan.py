@@ -10,8 +10,9 @@ Rules:
 4. What cannot be read changes nothing: an acknowledged order counts until a reading that could show it does not, and
    nothing is canceled because something else is missing.
 5. What is not covered in time is closed, reduce-only, with the quantity that is really held.
-6. On spot an exit keeps a position for as long as an order of it may still fill; the alarm is raised all the same.
-7. What is too small for any order is called dust, once, and left as it is.
+6. A close that the venue refuses is tried again ever more rarely: as a rule there is nothing left to close.
+7. On spot an exit keeps a position for as long as an order of it may still fill; the alarm is raised all the same.
+8. What is too small for any order is called dust, once, and left as it is.
 
 Every leg is in the record before it is sent, so that a restart sends the same leg again and never another.
 """
@@ -39,6 +40,7 @@ from execsafe.core.protection.record import (
     SendLeg,
     enter,
     given_up,
+    held_off,
     tightened,
 )
 from execsafe.model.order import ZERO
@@ -51,6 +53,8 @@ def decide(
     protection: Protection, seen: Observation, policy: ProtectionPolicy, *, now_ms: int
 ) -> tuple[Protection, tuple[Action, ...]]:
     """The record as it is now, and what to do."""
+    if any(view.is_refused_close for view in seen.legs):
+        protection = held_off(protection, policy, now_ms=now_ms)
     protection, seen = _settled(protection, seen)
     if seen.position is None or not seen.position.is_open:
         return _wind_up(protection, seen, now_ms)

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from execsafe.core.grid import on_grid
+from execsafe.core.rejects import RejectClass
 from execsafe.core.trailing import TrailingPolicy, TrailingStop
 from execsafe.errors import InvalidInput, InvalidTransition
 from execsafe.model.instrument import Instrument
@@ -19,6 +20,8 @@ from execsafe.model.units import PriceFraction, PriceShare, to_price_fraction
 from execsafe.model.values import EXACT, check_count, check_seconds, shorten, to_price
 
 _RETRY_MAX_MS: Final = 5_000
+_REFUSED_CLOSE_MAX_MS: Final = 60_000
+_NOT_FOR_NOW: Final = frozenset({RejectClass.POSITION, RejectClass.STOP})
 WOULD_TRIGGER: Final = frozenset({"OrderImmediatelyFillable"})
 """Refusals of a stop that say that the price is through it already."""
 
@@ -201,12 +204,18 @@ class Seen(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class LegView:
-    """One leg as it is seen. ``error`` is the class name of the venue's refusal."""
+    """One leg as it is seen. ``error`` is the class name of the venue's refusal, ``refusal`` what that asks for."""
 
     leg: Leg
     seen: Seen
     leaves: Decimal = ZERO
     error: str | None = None
+    refusal: RejectClass | None = None
+
+    @property
+    def is_refused_close(self) -> bool:
+        """Whether the venue would not close the position by it, and would refuse the same again."""
+        return self.leg.purpose is Purpose.CLOSE and self.refusal in _NOT_FOR_NOW
 
     @property
     def rests(self) -> bool:
@@ -358,3 +367,9 @@ def failed(protection: Protection, policy: ProtectionPolicy, *, now_ms: int) -> 
     """One more try has failed, or its outcome is unknown."""
     pause_ms = min(_RETRY_MAX_MS, round(policy.retry_s * 1000) << min(protection.failures, 16))
     return attrs.evolve(protection, failures=protection.failures + 1, retry_at_ms=now_ms + pause_ms)
+
+
+def held_off(protection: Protection, policy: ProtectionPolicy, *, now_ms: int) -> Protection:
+    """The venue would not close the position: as a rule it is closed already, and only the book does not know yet."""
+    pause_ms = min(_REFUSED_CLOSE_MAX_MS, round(policy.retry_s * 1000) << min(protection.failures, 16))
+    return attrs.evolve(protection, retry_at_ms=max(protection.retry_at_ms, now_ms + pause_ms))
