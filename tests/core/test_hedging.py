@@ -534,6 +534,16 @@ def test_g9_less_than_a_full_hedge_that_can_neither_be_had_nor_trimmed_is_told(h
     assert (end.verdict, end.is_done) == (verdict, True)
 
 
+def test_a_hedge_that_lacks_less_than_a_step_is_no_residual():
+    """What is left of the leading leg is a step that nothing can undo, and wants a hedge below the other's step."""
+    least = attrs.evolve(A, min_quantity=D("0.5"))
+    table = Table(pair(1, "0.5"), (least, B), carried=(D(0), D("-0.0001"))).opened(0, 1, 1).opened(1, "0.5", 0)
+    [trim] = table.decide()
+    [end] = table.closed(0, trim.intent.quantity, trim.intent.quantity).decide()
+    assert (trim.index, table.views[0].held) == (0, D("0.001"))
+    assert end.verdict is Verdict.EXECUTED
+
+
 def test_after_a_crash_an_order_that_was_turned_away_is_sent_again_at_once():
     """The pauses are known to the process that took them only; the record says that it was turned away."""
     table = turn_away(Table().opened(0, 1, "0.8")).change(1, turned_away=None)

@@ -246,10 +246,15 @@ def _trim(scene: _Scene, lacking: Sequence[int]) -> tuple[Move, ...]:
     move = _close(scene, 0, quantity, note=why, tells=EventType.HEDGE_TRIMMED)
     if move is not None:
         return (move,)
-    full = Fraction(scene.policy.bands.full)
-    is_whole = all(legs[index].held >= full * legs[index].want(lead, carried[index]) for index in lacking)
-    verdict = Verdict.EXECUTED if is_whole else Verdict.RESIDUAL
+    is_close = all(_is_close(legs[index], legs[index].want(lead, carried[index]), scene.policy) for index in lacking)
+    verdict = Verdict.EXECUTED if is_close else Verdict.RESIDUAL
     return (End(verdict=verdict, reason=f"{why}; the rest is too small to be undone", is_done=True),)
+
+
+def _is_close(view: LegView, want: Fraction, policy: HedgePolicy) -> bool:
+    """Whether a hedge is complete to less than a step, or at least as far as the full band."""
+    is_full = view.held >= want * Fraction(policy.bands.full)
+    return is_full or want - Fraction(view.held) < Fraction(view.instrument.step_size)
 
 
 def _names(legs: Sequence[LegView], indices: Sequence[int]) -> str:
