@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,13 @@ import pytest
 
 import execsafe
 from execsafe.bot import cli, config, doctor, live
+from execsafe.bot.desk import TradingDesk
+from execsafe.bot.policy import DeskPolicy
+from execsafe.locks import Leases
+from execsafe.testing import sim_errors
+from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.http import VenueServer
+from execsafe.testing.venue import SimVenue, linear
 
 FILE = """
 [venue]
@@ -184,6 +191,44 @@ def test_a_venue_that_cannot_be_reached_is_one_sentence_and_could_not_be_done(
     assert "could not be asked at the start, and nothing was done" in told
     assert "0123456789abcdef" not in told
     assert venue.is_closed
+
+
+class Deaf(SimAdapter):
+    """Its positions cannot be read; somebody presses Ctrl-C, or says kill, while the barrier waits for them."""
+
+    signal = signal.SIGTERM
+
+    async def fetch_positions(self):
+        os.kill(os.getpid(), self.signal)
+        raise sim_errors.ExchangeNotAvailable("away")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_a_run_whose_barrier_would_never_pass(number, path, monkeypatch, capsys):
+    symbol, url = "BTC/USDT:USDT", f"sqlite:///{path.parent}/bot.db"
+    path.write_text(path.read_text().replace("BTC/USDT", symbol))
+    adapter = Deaf(SimVenue([linear("BTC")], prices={symbol: 50_000}), clock=execsafe.SystemClock())
+    adapter.signal = number
+    monkeypatch.setattr(live, "make_exchange", lambda _: Client())
+    monkeypatch.setattr(
+        live, "_desk", lambda *_: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
+    )
+    assert cli.main(["run", "--config", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "Stopped before it had begun" in told
+    assert "Flat" not in told, "nobody has looked"
+
+    async def is_free():
+        async with execsafe.open_store(url) as store:
+            await Leases(store, execsafe.SystemClock().now_ms, None, 1_000).acquire("desk", waits=False, deadline=0)
+
+    asyncio.run(is_free())
+
+
+class Client:
+    async def close(self):
+        """As ccxt's."""
 
 
 # --- By hand ------------------------------------------------------------------------------------------------

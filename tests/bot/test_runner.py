@@ -13,7 +13,9 @@ from execsafe.bot.feed import RecordedFeed
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, make_strategy
 from execsafe.bot.strategy import Close, Open, Strategy
+from execsafe.locks import Leases
 from execsafe.stores.memory import MemoryStore
+from execsafe.testing import sim_errors
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
 from execsafe.testing.loop import virtual_backends
@@ -159,3 +161,107 @@ def test_strategies_are_found_by_name_or_by_module():
 def test_a_strategy_that_is_none_is_refused(name):
     with pytest.raises(execsafe.InvalidInput):
         make_strategy(strategy(name))
+
+
+# --- A stop before the barrier has passed -------------------------------------------------------------------
+
+
+class Unreadable(SimAdapter):
+    """Positions cannot be read, as with a wrong key: the barrier waits for ever."""
+
+    reads = 0
+
+    async def fetch_positions(self):
+        self.reads += 1
+        raise sim_errors.AuthenticationError("invalid key")
+
+
+class Starting:
+    """A store with an opening that was interrupted, and runs that begin with it."""
+
+    def __init__(self):
+        self.clock = VirtualClock()
+        self.venue = SimVenue([linear("BTC")], prices={BTC: 50_000})
+        self.store = MemoryStore()
+
+    def desk(self, adapter=SimAdapter):
+        policy = DeskPolicy(notional=Decimal(1000))
+        return TradingDesk(adapter(self.venue, clock=self.clock), self.store, policy, symbols=(BTC,), clock=self.clock)
+
+    def runner(self, adapter=SimAdapter):
+        candles = {BTC: [Candle(n * MINUTE, Decimal(50_000)) for n in range(9)]}
+        return Runner(self.desk(adapter), Idle((BTC,), {}), RecordedFeed(candles, interval_ms=MINUTE, pause_s=30.0))
+
+    async def interrupted(self, after_s):
+        async with self.desk().running() as desk:
+            with anyio.move_on_after(after_s):
+                await desk.carry_out(Open(id="signal-1", symbol=BTC, side="long"))
+
+    async def stopped_after(self, runner, seconds, **how):
+        """What a run came to that was told to stop after so long, and how many seconds its end took."""
+        ends = []
+
+        async def run():
+            ends.append(await runner.run(**how))
+
+        with anyio.fail_after(seconds + 60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await anyio.sleep(seconds)
+                runner.request_stop()
+                at_ms = self.clock.now_ms()
+        return ends[0], (self.clock.now_ms() - at_ms) / 1_000
+
+
+class Idle(Strategy):
+    def on_candles(self, candles, desk):
+        return []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("flat", [False, True])
+async def test_a_stop_ends_a_start_whose_venue_cannot_be_read_and_gives_the_store_back(flat):
+    world = Starting()
+    runner = world.runner(Unreadable)
+    result, took_s = await world.stopped_after(runner, 75, flat=flat)
+    assert runner.desk.adapter.reads > 1, "it waited for the barrier"
+    assert not result.has_begun
+    assert took_s < 1
+    assert world.store._leases.get("desk") is None, "the next run need not wait"
+    assert world.venue.ledger.accepted() == []
+
+
+@pytest.mark.anyio
+async def test_a_stop_ends_the_wait_for_the_lease_of_a_desk_that_was_killed():
+    world = Starting()
+    await world.store.open()
+    theirs = await Leases(world.store, world.clock.now_ms, "killed", 9_000).acquire("desk", waits=False, deadline=0)
+    result, took_s = await world.stopped_after(world.runner(), 2)
+    assert not result.has_begun
+    assert took_s < 1
+    assert world.store._leases["desk"].holder == theirs.holder
+
+
+@pytest.mark.anyio
+@pytest.mark.guarantee(13)
+@pytest.mark.parametrize("stopped_ms", [0, 1, 5, 10, 30, 60, 100, 200, 400, 800, 1_500, 3_000])
+async def test_g13_a_start_given_up_at_any_moment_says_what_is_left_and_costs_only_another_start(stopped_ms):
+    world = Starting()
+    await world.interrupted(after_s=0.1)
+    result, took_s = await world.stopped_after(world.runner(), stopped_ms / 1_000)
+    assert took_s < 10
+    assert world.store._leases.get("desk") is None
+    if not result.has_begun and result.leftover.positions:
+        assert result.leftover.positions[0].quantity == world.venue.ledger.position(BTC)
+    await world.runner().run(flat=True)
+    assert world.venue.ledger.position(BTC) == 0
+    assert len([entry for entry in world.venue.ledger.accepted() if not entry.reduce_only]) <= 1
+
+
+@pytest.mark.anyio
+async def test_a_stop_before_the_run_starts_nothing():
+    world = Starting()
+    runner = world.runner()
+    runner.request_stop()
+    assert not (await runner.run()).has_begun
+    assert world.store._leases.get("desk") is None

@@ -181,7 +181,12 @@ def _run(options: argparse.Namespace) -> int:
     result = anyio.run(live.run, config)
     for name, count in sorted(result.results.items()):
         screen.say(f"{count:6}  {name}")
-    return _told_what_is_left(screen, result.leftover)
+    if not result.has_begun:
+        screen.say(
+            "Stopped before it had begun: nothing new was decided, and the journal was not compared with the venue. "
+            "Positions stay as they are."
+        )
+    return _told_what_is_left(screen, result.leftover, is_compared=result.has_begun)
 
 
 def _resolve(options: argparse.Namespace) -> int:
@@ -204,12 +209,12 @@ def _declare_absent(options: argparse.Namespace) -> int:
     return 0
 
 
-def _told_what_is_left(screen: Any, leftover: Any) -> int:
+def _told_what_is_left(screen: Any, leftover: Any, *, is_compared: bool = True) -> int:
     for position in leftover.positions:
         screen.say(f"open: {position.side} {position.quantity} {position.symbol} at {position.entry_price}")
     for record in leftover.in_doubt:
         screen.say(f"in doubt: {record.intent.key} ({record.state}), {record.intent.side} {record.quantity}")
-    if leftover.is_nothing:
+    if leftover.is_nothing and is_compared:
         screen.say("Flat, and nothing is in doubt.")
     return _BROKEN if leftover.in_doubt else 0
 

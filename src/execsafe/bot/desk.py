@@ -236,9 +236,7 @@ class TradingDesk:
                     yield self
         finally:
             self.prices.close()
-            if not self._lease.is_store_in_use:
-                with anyio.CancelScope(shield=True):
-                    await self.store.aclose()
+            await self._close_store()
 
     @asynccontextmanager
     async def _looked_after(self, *, decides: bool) -> AsyncIterator[None]:
@@ -293,12 +291,34 @@ class TradingDesk:
     async def leftover(self) -> Leftover:
         """What is open, and what is in doubt, now."""
         await self.book.catch_up()
+        return await self._recorded()
+
+    async def on_record(self) -> Leftover:
+        """What the store tells of after a start that was given up: as far as it was read, and without the venue.
+
+        Only reads: another desk may work on the store.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        await self.store.open()
+        try:
+            return await self._recorded()
+        finally:
+            await self._close_store()
+
+    async def _recorded(self) -> Leftover:
         records = await self.registry.open_records(self.policy.account)
         doubt = {execsafe.IntentState.SENDING, execsafe.IntentState.IN_DOUBT, execsafe.IntentState.UNRESOLVED}
         return Leftover(
             positions=self.book.open_positions(self.policy.account),
             in_doubt=tuple(record for record in records if record.state in doubt),
         )
+
+    async def _close_store(self) -> None:
+        if not self._lease.is_store_in_use:
+            with anyio.CancelScope(shield=True):
+                await self.store.aclose()
 
     async def _prepare(self) -> None:
         for symbol in self.symbols:

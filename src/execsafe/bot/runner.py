@@ -27,10 +27,15 @@ BUILT_IN: Final[dict[str, type[Strategy]]] = {"pairs": Pairs, "waves": Waves}
 
 @attrs.frozen(kw_only=True)
 class RunResult:
-    """What a run came to: how often each kind of result, and what the stop left."""
+    """What a run came to: how often each kind of result, and what the stop left.
+
+    ``has_begun`` False: it was stopped while it was still starting. Then ``leftover`` is what the journal tells of,
+    which was not compared with the venue.
+    """
 
     results: Counter[str]
     leftover: Leftover
+    has_begun: bool = True
 
 
 def make_strategy(config: StrategyConfig) -> Strategy:
@@ -77,35 +82,43 @@ class Runner:
         self.feed = feed
         self.results: Counter[str] = Counter()
         self._tell = tell
-        self._stopping = anyio.Event()
+        self._is_stopping = False
+        self._until_stop = anyio.CancelScope()
         self._refused: execsafe.InvalidInput | None = None
 
     def request_stop(self) -> None:
-        """End after what is being carried out now; may be called from a signal handler."""
-        self._stopping.set()
+        """End after what is being carried out now, or give up a start; may be called from a signal handler."""
+        self._is_stopping = True
+        self._until_stop.cancel()
 
     async def run(self, *, flat: bool = False, stop_timeout_s: float = 60.0) -> RunResult:
         """Until the feed ends or :meth:`request_stop`: then end gracefully, and say what is left.
 
-        Nothing new is decided before everything from before is settled (:meth:`TradingDesk.running`).
+        Nothing new is decided before everything from before is settled (:meth:`TradingDesk.running`). That may take for
+        ever (a venue that cannot be read), so a stop ends the wait, too: nothing is closed then, even if *flat*.
 
         Raises:
             InvalidInput: the strategy wanted something that is no decision. The run has ended as gracefully.
         """
-        async with self.desk.running():
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._until_stop, tasks.cancel_scope)
-                await self._play()
-                tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                leftover = await self.desk.stop(flat=flat, timeout_s=stop_timeout_s)
+        leftover: Leftover | None = None
+        with self._ended_by_stop():
+            async with self.desk.running():
+                with self._ended_by_stop():
+                    await self._play()
+                with anyio.CancelScope(shield=True):
+                    leftover = await self.desk.stop(flat=flat, timeout_s=stop_timeout_s)
         if self._refused is not None:
             raise self._refused
+        if leftover is None:
+            return RunResult(results=self.results, leftover=await self.desk.on_record(), has_begun=False)
         return RunResult(results=self.results, leftover=leftover)
 
-    async def _until_stop(self, scope: anyio.CancelScope) -> None:
-        await self._stopping.wait()
-        scope.cancel()
+    def _ended_by_stop(self) -> anyio.CancelScope:
+        """A scope that a stop ends. Only the latest one is: once decisions are made, a stop waits for their end."""
+        self._until_stop = anyio.CancelScope()
+        if self._is_stopping:
+            self._until_stop.cancel()
+        return self._until_stop
 
     async def _play(self) -> None:
         limiter = anyio.CapacityLimiter(_AT_ONCE)
