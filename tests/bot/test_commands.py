@@ -226,6 +226,25 @@ def test_one_signal_ends_a_run_whose_barrier_would_never_pass(number, path, monk
     asyncio.run(is_free())
 
 
+@pytest.mark.parametrize("command", ["run", "resolve"])
+def test_a_key_that_is_refused_ends_the_start_with_one_line_and_status_2(command, path, monkeypatch, capsys):
+    class Refusing(SimAdapter):
+        async def fetch_balances(self):
+            raise sim_errors.AuthenticationError("Invalid API-key")
+
+    symbol, url = "BTC/USDT:USDT", f"sqlite:///{path.parent}/bot.db"
+    adapter = Refusing(SimVenue([linear("BTC")], prices={symbol: 50_000}), clock=execsafe.SystemClock())
+    monkeypatch.setattr(live, "make_exchange", lambda _: Client())
+    monkeypatch.setattr(
+        live, "_desk", lambda *_: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
+    )
+    assert cli.main([command, "--config", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "the venue refuses the key (AuthenticationError: Invalid API-key): check the key, its permissions" in told
+    assert not (path.parent / "bot.db").exists()
+
+
 class Client:
     async def close(self):
         """As ccxt's."""

@@ -265,3 +265,47 @@ async def test_a_stop_before_the_run_starts_nothing():
     runner.request_stop()
     assert not (await runner.run()).has_begun
     assert world.store._leases.get("desk") is None
+
+
+class AwayForAMinute(SimAdapter):
+    """Positions and balances cannot be read at first."""
+
+    async def fetch_positions(self):
+        self.answer()
+        return await super().fetch_positions()
+
+    async def fetch_balances(self):
+        self.answer()
+        return await super().fetch_balances()
+
+    def answer(self):
+        if self.clock.now_ms() < VirtualClock().now_ms() + MINUTE:
+            raise sim_errors.ExchangeNotAvailable("away")
+
+
+@pytest.mark.anyio
+async def test_a_start_that_waits_says_every_quarter_of_a_minute_what_for_and_nothing_once_it_is_over(caplog):
+    world = Starting()
+    await world.interrupted(after_s=0.1)
+    caplog.clear()
+    result, _ = await world.stopped_after(world.runner(AwayForAMinute), 200)
+    assert result.has_begun
+    said = [record.message for record in caplog.records if record.name == "execsafe.bot.waiting"]
+    assert 3 <= len(said) <= 5
+    assert all(
+        "no entry passes yet: the venue does not tell the balances (ExchangeNotAvailable)" in one for one in said
+    )
+    assert "could not be read: positions" in said[-1]
+
+
+@pytest.mark.anyio
+async def test_a_desk_that_is_used_by_hand_says_that_its_key_is_refused_and_waits(caplog):
+    class Refused(Unreadable):
+        async def fetch_balances(self):
+            raise sim_errors.AuthenticationError("invalid key")
+
+    world = Starting()
+    await world.stopped_after(world.runner(Refused), 20)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "the venue refuses the key (AuthenticationError): check the key" in said[0]
+    assert any(one.startswith("no entry passes yet: the venue refuses the key") for one in said)

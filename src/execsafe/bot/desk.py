@@ -19,6 +19,7 @@ import attrs
 
 import execsafe
 from execsafe import exits, signals
+from execsafe.bot import waiting
 from execsafe.bot.lease import DeskLease
 from execsafe.bot.openings import Openings
 from execsafe.bot.policy import DeskPolicy
@@ -218,7 +219,7 @@ class TradingDesk:
         Args:
             decides: new entries are meant to follow: then what is inside begins only when every open intent is settled
                 and venue, book and journal have been compared, however long that takes. Positions are looked after
-                meanwhile. False: at once, and no entry passes.
+                meanwhile, and every 15 s a warning is logged of what is missing. False: at once, and no entry passes.
 
         Raises:
             LeaseHeld: another desk works on the store. One that was killed is waited for, for as long as its lease
@@ -246,13 +247,19 @@ class TradingDesk:
                 tasks.start_soon(loop)
             try:
                 if decides:
-                    await self.reconciler.barrier()
+                    await self._barrier()
                 self._is_ready = True
                 if decides:
                     await _or_later(self._resume_signals)
                 yield
             finally:
                 tasks.cancel_scope.cancel()
+
+    async def _barrier(self) -> None:
+        async with anyio.create_task_group() as telling:
+            telling.start_soon(waiting.say_what_for, self.reconciler, self.safety, self.registry)
+            await self.reconciler.barrier()
+            telling.cancel_scope.cancel()
 
     def _stop_entries(self) -> None:
         self.gate.mode = execsafe.ExecutionMode.DRAIN
@@ -326,6 +333,8 @@ class TradingDesk:
         await self.book.open()
         await self.safety.open(self.registry)
         self._venue_answers = await self.safety.self_check(self.reader)
+        if not self._venue_answers:
+            _log.warning("%s; no entry passes", waiting.refusal(self.safety))
         await self.harvester.open()
 
     def _protected(self) -> tuple[Callable[[], Awaitable[object]], ...]:

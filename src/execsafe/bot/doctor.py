@@ -14,6 +14,7 @@ import execsafe
 from execsafe.bot.config import BotConfig
 from execsafe.bot.live import make_exchange
 from execsafe.bot.runner import make_strategy
+from execsafe.bot.waiting import CHECK_THE_KEY
 
 _TIMEOUT_S: Final = 20.0
 
@@ -129,7 +130,7 @@ async def _skew(adapter: execsafe.CcxtAdapter, exchange: Any, clock: execsafe.Cl
 async def _account(adapter: execsafe.CcxtAdapter, clock: execsafe.Clock) -> Finding:
     reading = await execsafe.VenueReader(adapter, clock=clock, request_timeout_s=_TIMEOUT_S).balances()
     if isinstance(reading, execsafe.Unavailable):
-        says = f"{reading.error.kind}: {reading.error.message}; check the key, its permissions, and sandbox or live"
+        says = f"{reading.error.kind}: {reading.error.message}; {CHECK_THE_KEY}"
         return Finding(what="account", says=says, is_fine=False)
     held = {name: balance.total for name, balance in reading.value.items() if balance.total > 0}
     return Finding(what="account", says=", ".join(f"{v} {n}" for n, v in sorted(held.items())[:6]) or "empty")

@@ -17,6 +17,8 @@ from execsafe.bot.feed import VenueFeed
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, RunResult, make_strategy
 from execsafe.bot.strategy import Strategy
+from execsafe.bot.waiting import CHECK_THE_KEY
+from execsafe.core.safety import is_auth
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -124,10 +126,12 @@ def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Seque
 
 
 async def _reach(desk: TradingDesk) -> None:
-    """Read the rules of all symbols before anything else, which the desk then has at hand.
+    """Read the rules of all symbols before anything else, which the desk then has at hand; see that the key works.
+
+    A desk would wait for a key that is refused, and look after what it holds. Who has just started it wants to know.
 
     Raises:
-        ExecsafeError: the venue cannot be asked. Nothing was done.
+        ExecsafeError: the venue cannot be asked, or refuses the key. Nothing was done.
     """
     try:
         for symbol in desk.symbols:
@@ -140,6 +144,11 @@ async def _reach(desk: TradingDesk) -> None:
             f"{desk.adapter.venue_name} could not be asked at the start, and nothing was done ({facts.kind}: "
             f"{facts.message})"
         ) from None
+    reading = await desk.reader.balances()
+    if isinstance(reading, execsafe.Unavailable) and is_auth(reading.error):
+        raise execsafe.VenueUnavailable(
+            f"the venue refuses the key ({reading.error.kind}: {reading.error.message}): {CHECK_THE_KEY}"
+        )
 
 
 async def _stop_on_signal(runner: Runner) -> None:
