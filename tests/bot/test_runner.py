@@ -157,6 +157,45 @@ def test_strategies_are_found_by_name_or_by_module():
     assert type(make_strategy(strategy("execsafe.bot.waves:Waves"))).__name__ == "Waves"
 
 
+class Wanting(Strategy):
+    """Refuses its settings in the way that they name."""
+
+    def __init__(self, symbols, settings):
+        super().__init__(symbols, settings)
+        if settings["refuse"] == "by hand":
+            raise ValueError("window must be a whole number from 2 to 48")
+        raise execsafe.InvalidInput("window: said already")
+
+    def on_candles(self, candles, desk):
+        return []
+
+
+class Unfinished(Strategy):
+    """Has no on_candles."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("Wanting", {"refuse": "by hand"}, "ValueError: window must be a whole number from 2 to 48"),
+        ("Wanting", {}, "KeyError: 'refuse'"),
+        ("Wanting", {"refuse": "typed"}, "^window: said already"),
+        ("Unfinished", {}, "TypeError: Can't instantiate abstract class Unfinished"),
+        ("NotThere", {}, f"there is no NotThere in the module {__name__}"),
+    ],
+)
+def test_a_strategy_that_refuses_its_settings_or_is_not_there_is_said_in_one_sentence(name, settings, message):
+    with pytest.raises(execsafe.InvalidInput, match=message):
+        make_strategy(strategy(f"{__name__}:{name}", settings=settings))
+
+
+def test_a_module_that_fails_as_it_is_imported_is_said_in_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "half_written_strategy.py").write_text("class Mine(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(execsafe.InvalidInput, match=r"half_written_strategy:Mine: SyntaxError: .* line 1"):
+        make_strategy(strategy("half_written_strategy:Mine"))
+
+
 @pytest.mark.parametrize("name", ["wave", "no.such.module:X", "execsafe.bot.waves:Nothing", "json:JSONDecoder"])
 def test_a_strategy_that_is_none_is_refused(name):
     with pytest.raises(execsafe.InvalidInput):

@@ -44,19 +44,29 @@ def make_strategy(config: StrategyConfig) -> Strategy:
     Raises:
         InvalidInput: there is none of that name, it is no strategy, or it refuses its settings.
     """
-    module, _, name = config.name.partition(":")
-    found: object
-    if not name:
-        found = BUILT_IN.get(config.name)
-    else:
+    kind = _strategy_class(config.name)
+    try:
+        return kind(config.symbols, config.settings)
+    except execsafe.ExecsafeError:
+        raise
+    except Exception as error:  # somebody's own: whatever it refuses its settings with
+        raise execsafe.InvalidInput(f"strategy {config.name}: {type(error).__name__}: {error}") from error
+
+
+def _strategy_class(wanted: str) -> type[Strategy]:
+    module, _, name = wanted.partition(":")
+    found: object = BUILT_IN.get(wanted)
+    if name:
         try:
             found = getattr(importlib.import_module(module), name, None)
-        except ImportError as error:
-            raise execsafe.InvalidInput(f"strategy {config.name}: {error}") from None
+        except Exception as error:  # somebody's own module: whatever its import comes to
+            raise execsafe.InvalidInput(f"strategy {wanted}: {type(error).__name__}: {error}") from error
+        if found is None:
+            raise execsafe.InvalidInput(f"strategy {wanted}: there is no {name} in the module {module}")
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         known = ", ".join(sorted(BUILT_IN))
-        raise execsafe.InvalidInput(f"no strategy {config.name!r}; there are {known}, or your own as module:Class")
-    return found(config.symbols, config.settings)
+        raise execsafe.InvalidInput(f"no strategy {wanted!r}; there are {known}, or your own as module:Class")
+    return found
 
 
 class Runner:
