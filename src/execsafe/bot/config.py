@@ -16,13 +16,14 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_origin
 
 import attrs
 import cattrs
+from cattrs.gen import make_dict_structure_fn
 
 import execsafe
 
@@ -36,6 +37,14 @@ _SECRET_WORDS: Final = ("key", "secret", "password", "token", "passphrase")
 def _above_zero(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not value > 0:
         raise execsafe.InvalidInput(f"{attribute.name} must be above 0, was {value}")
+
+
+def _one_of(*known: str) -> Callable[[object, attrs.Attribute[Any], str], None]:
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+        if value not in known:
+            raise execsafe.InvalidInput(f"'{attribute.name}' must be {' or '.join(map(repr, known))}, was {value!r}")
+
+    return check
 
 
 def amount(value: object) -> Decimal:
@@ -125,11 +134,11 @@ class RunConfig:
     """
 
     store: str = "sqlite:///execsafe.db"
-    mode: str = attrs.field(default="live", validator=attrs.validators.in_(("live", "drain", "paper")))
+    mode: str = attrs.field(default="live", validator=_one_of("live", "drain", "paper"))
     signal_age_max_s: float = attrs.field(default=300.0, validator=_above_zero)
     reconcile_s: float = attrs.field(default=60.0, validator=_above_zero)
     protect_s: float = attrs.field(default=5.0, validator=_above_zero)
-    stop: str = attrs.field(default="keep", validator=attrs.validators.in_(("flat", "keep")))
+    stop: str = attrs.field(default="keep", validator=_one_of("flat", "keep"))
     stop_timeout_s: float = attrs.field(default=60.0, validator=_above_zero)
 
 
@@ -171,13 +180,8 @@ def settings(cls: type[T], values: Mapping[str, object]) -> T:
     Raises:
         InvalidInput: unknown or missing names, or values that cannot be; all of them in one message.
     """
-    converter = cattrs.Converter(forbid_extra_keys=True, prefer_attrib_converters=True)
-    converter.register_structure_hook(bool, _strictly(bool))
-    converter.register_structure_hook(int, _strictly(int))
-    converter.register_structure_hook(str, _strictly(str))
-    converter.register_structure_hook(Decimal, lambda value, _type: amount(value))
     try:
-        return converter.structure(values, cls)
+        return _converter().structure(values, cls)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
         raise execsafe.InvalidInput("; ".join(_problems(error, cls))) from None
 
@@ -223,13 +227,46 @@ def _shown(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _strictly(kind: type) -> Any:
+def _converter() -> cattrs.Converter:
+    """Takes nothing for what it is not: no truth for a number, no text for the list of its letters."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (bool, int, str):
+        converter.register_structure_hook(kind, _strictly(kind, kind.__name__))
+    converter.register_structure_hook(float, lambda value, _type: float(amount(_number(value, _type))))
+    converter.register_structure_hook(
+        Decimal, lambda value, _type: amount(value if isinstance(value, str) else _number(value, _type))
+    )
+    converter.register_structure_hook_func(_is_a(dict), _strictly(dict, "a table"))
+    converter.register_structure_hook_func(_is_a(tuple), _texts)
+    converter.register_structure_hook_factory(attrs.has, lambda cls: _table(converter, cls))
+    return converter
+
+
+def _is_a(kind: type) -> Callable[[Any], bool]:
+    return lambda wanted: get_origin(wanted) is kind
+
+
+def _strictly(kinds: type | tuple[type, ...], called: str) -> Callable[[object, object], Any]:
     def structure(value: object, _type: object) -> object:
-        if type(value) is not kind:
-            raise execsafe.InvalidInput(f"must be {kind.__name__}, was {type(value).__name__}")
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise execsafe.InvalidInput(f"must be {called}, was {type(value).__name__}")
         return value
 
     return structure
+
+
+_number: Final = _strictly((int, float, Decimal), "a number")
+_list: Final = _strictly((list, tuple), "a list")
+
+
+def _texts(value: object, _type: object) -> tuple[str, ...]:
+    return tuple(_strictly(str, "a list of texts")(item, str) for item in _list(value, _type))
+
+
+def _table(converter: cattrs.Converter, cls: type[T]) -> Callable[[object, object], T]:
+    fill = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+    be_table = _strictly(Mapping, "a table")
+    return lambda value, _type: fill(be_table(value, _type), cls)
 
 
 def _names(tree: object) -> Iterator[str]:
