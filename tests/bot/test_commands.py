@@ -97,7 +97,56 @@ def test_run_without_keys_starts_nothing(path, no_keys, capsys):
 @pytest.mark.parametrize("command", ["run", "resolve", "doctor"])
 def test_a_file_that_is_not_there_is_said_in_one_line(command, tmp_path, capsys):
     assert cli.main([command, "--config", str(tmp_path / "none.toml")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err == f"execsafe: there is no configuration at {tmp_path / 'none.toml'}\n"
+    assert cli.main([command, "--config", str(tmp_path)]) == 2
+    assert f"the configuration {tmp_path} cannot be read: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('"waves"', '"wave"'), "no strategy 'wave'; there are pairs, waves, or your own as module:Class"),
+        (('"binance"', '"binanse"'), "ccxt has no exchange 'binanse'; did you mean binance?"),
+        (("bot.db", "nowhere/bot.db"), "nowhere for the store: create it first"),
+        (("[run]", "[run]\nsignal_age_max_s = 1e30"), "max_age_s"),
+    ],
+)
+def test_what_is_wrong_without_asking_anybody_is_said_before_anything_else(change, message, path, monkeypatch, capsys):
+    """Not below the line that says LIVE, and not after a minute in which the venue was asked for its rules."""
+    monkeypatch.setattr(live, "_reach", None)
+    monkeypatch.setenv("EXECSAFE_API_KEY", "k")
+    monkeypatch.setenv("EXECSAFE_API_SECRET", "s")
+    path.write_text(path.read_text().replace(*change))
+    for command in (["run"], ["run", "--show"], ["resolve"]):
+        assert cli.main([*command, "--config", str(path)]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert message in told.err
+        assert told.err.count("\n") == 1
+
+
+def test_the_doctor_says_that_a_run_could_not_create_its_store(path):
+    path.write_text(path.read_text().replace("bot.db", "nowhere/bot.db"))
+    found = examined(config.load(path))["store"]
+    assert found.is_fine is False
+    assert "nowhere for the store: create it first" in found.says
+
+
+def test_a_damaged_store_is_named_with_what_to_do(tmp_path, capsys):
+    path = tmp_path / "orders.db"
+
+    async def create():
+        async with execsafe.open_store(f"sqlite:///{path}"):
+            pass
+
+    asyncio.run(create())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"\x00" * 4_000 + whole[4_100:])
+    assert cli.main(["intents", f"sqlite:///{path}"]) == 2
+    told = capsys.readouterr().err
+    assert str(path) in told
+    assert "Keep a copy of the file" in told
+    assert told.count("\n") == 1
 
 
 def test_an_exchange_in_the_sandbox_talks_to_the_sandbox(path, monkeypatch):

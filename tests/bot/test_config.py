@@ -98,6 +98,11 @@ def test_keys_come_from_the_environment_or_from_a_file_that_it_names(load, tmp_p
     assert config.credentials(main, {"EXECSAFE_MAIN_API_KEY": "k2"}) == {"apiKey": "k2"}
 
 
+def test_a_file_of_a_key_that_cannot_be_read_is_said_by_its_variable(load, tmp_path):
+    with pytest.raises(execsafe.InvalidInput, match="EXECSAFE_API_KEY_FILE names cannot be read: No such file"):
+        config.credentials(load(LEAST).venue, {"EXECSAFE_API_KEY_FILE": str(tmp_path / "none")})
+
+
 def test_what_is_in_force_can_be_shown(load):
     lines = config.describe(load(LEAST + "[risk]\nposition_notional = 12.5\n"))
     assert "sandbox = true" in lines

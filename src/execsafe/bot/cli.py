@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if isinstance(reason, BrokenPipeError):
             return _read_by_nobody()
-        print(f"execsafe: {reason}", file=sys.stderr)
+        print(f"execsafe: {reason}{_next_step(reason)}", file=sys.stderr)
         return _IMPOSSIBLE
     return status
 
@@ -57,6 +57,16 @@ def _reason(error: Exception) -> Exception | None:
     while isinstance(first, ExceptionGroup):
         first = first.exceptions[0]
     return first
+
+
+def _next_step(reason: Exception) -> str:
+    """What to do about it, where the error itself cannot know."""
+    if not isinstance(reason, execsafe.StoreCorrupt):
+        return ""
+    return (
+        ". Keep a copy of the file. Then restore the last backup, or move the file away, look at the venue for what is "
+        "open, and start with a new one: orders that its journal does not know hold back entries until they have ended"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,13 +182,15 @@ def _run(options: argparse.Namespace) -> int:
     config, live, screen = _bot(options)
     from execsafe.bot.config import describe
 
+    live.check(config)
+    exchange = None if options.show else live.make_exchange(config)
     for line in describe(config):
         screen.say(line)
     if options.show:
         return 0
     screen.say()
     screen.say("LIVE: real orders. Ctrl-C ends it in good order." if config.venue.live else "Sandbox. Ctrl-C ends it.")
-    result = anyio.run(live.run, config)
+    result = anyio.run(functools.partial(live.run, config, exchange=exchange))
     for name, count in sorted(result.results.items()):
         screen.say(f"{count:6}  {name}")
     if not result.has_begun:

@@ -157,11 +157,15 @@ def load(path: Path) -> BotConfig:
 
     Raises:
         InvalidInput: not TOML, an unknown name (the message has the nearest known one), a value that cannot be,
-            or something that looks like a credential.
-        OSError: it cannot be read.
+            something that looks like a credential, or there is no such file that can be read.
     """
-    with path.open("rb") as file:
-        text = file.read(_FILE_BYTES_MAX + 1)
+    try:
+        with path.open("rb") as file:
+            text = file.read(_FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise execsafe.InvalidInput(f"there is no configuration at {path}") from None
+    except OSError as error:
+        raise execsafe.InvalidInput(f"the configuration {path} cannot be read: {error.strerror}") from None
     if len(text) > _FILE_BYTES_MAX:
         raise execsafe.InvalidInput(f"{path} is too large for a configuration")
     try:
@@ -193,7 +197,7 @@ def credentials(config: VenueConfig, environment: Mapping[str, str] | None = Non
     ``_FILE`` at the end the variable names a file that holds the value.
 
     Raises:
-        OSError: such a file cannot be read.
+        InvalidInput: such a file cannot be read.
     """
     environment = os.environ if environment is None else environment
     prefix = "EXECSAFE_" if config.account == "default" else f"EXECSAFE_{config.account.upper()}_"
@@ -203,8 +207,16 @@ def credentials(config: VenueConfig, environment: Mapping[str, str] | None = Non
         if variable in environment:
             found[name] = environment[variable]
         elif f"{variable}_FILE" in environment:
-            found[name] = Path(environment[f"{variable}_FILE"]).read_text(encoding="utf-8").strip()
+            found[name] = _secret(f"{variable}_FILE", environment)
     return found
+
+
+def _secret(variable: str, environment: Mapping[str, str]) -> str:
+    try:
+        return Path(environment[variable]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise execsafe.InvalidInput(f"the file that {variable} names cannot be read: {why}") from None
 
 
 def describe(config: BotConfig) -> list[str]:

@@ -12,7 +12,7 @@ import attrs
 
 import execsafe
 from execsafe.bot.config import BotConfig
-from execsafe.bot.live import make_exchange
+from execsafe.bot.live import make_exchange, store_of
 from execsafe.bot.runner import make_strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
 
@@ -37,7 +37,7 @@ async def examine(config: BotConfig, *, exchange: Any = None, clock: execsafe.Cl
         findings.append(Finding(what="strategy", says=config.strategy.name))
     except execsafe.ExecsafeError as error:
         findings.append(Finding(what="strategy", says=str(error), is_fine=False))
-    findings.append(await _store(config.run.store))
+    findings.append(await _store(config))
     try:
         exchange = make_exchange(config) if exchange is None else exchange
     except execsafe.ExecsafeError as error:
@@ -67,9 +67,9 @@ def _meaning(config: BotConfig) -> list[Finding]:
     return [Finding(what="money", says="sandbox: no real money")]
 
 
-async def _store(url: str) -> Finding:
+async def _store(config: BotConfig) -> Finding:
     try:
-        store = execsafe.open_store(url)
+        store = store_of(config)
         path = getattr(store, "path", None)
         if path is not None and not path.exists():
             return Finding(what="store", says=f"{path} is not there yet; a run creates it", is_fine=None)

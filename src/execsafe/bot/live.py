@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
 from collections.abc import Sequence
 from decimal import Decimal
@@ -31,9 +32,7 @@ def make_exchange(config: BotConfig) -> Any:
     """
     import ccxt.async_support as ccxt
 
-    name = config.venue.exchange
-    if name not in ccxt.exchanges:
-        raise execsafe.InvalidInput(f"ccxt has no exchange {name!r}")
+    name = _exchange_name(config)
     keys = credentials(config.venue)
     exchange = getattr(ccxt, name)({**keys, "options": dict(config.venue.options), "enableRateLimit": True})
     missing = [need for need, needed in exchange.requiredCredentials.items() if needed and need not in keys]
@@ -48,6 +47,42 @@ def make_exchange(config: BotConfig) -> Any:
             why = type(error).__name__
             raise execsafe.InvalidInput(f"{name} has no sandbox ({why}); it can only be run live") from None
     return exchange
+
+
+def _exchange_name(config: BotConfig) -> str:
+    import ccxt.async_support as ccxt
+
+    name = config.venue.exchange
+    if name not in ccxt.exchanges:
+        near = difflib.get_close_matches(name, ccxt.exchanges, n=1)
+        raise execsafe.InvalidInput(f"ccxt has no exchange {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    return name
+
+
+def check(config: BotConfig) -> Strategy:
+    """Find what is wrong without asking anybody: the strategy, the exchange's name, the figures, the store's folder.
+
+    Raises:
+        InvalidInput: it says what. Nothing was done.
+    """
+    strategy = make_strategy(config.strategy)
+    _exchange_name(config)
+    desk_policy(config, strategy)
+    store_of(config)
+    return strategy
+
+
+def store_of(config: BotConfig) -> execsafe.Store:
+    """The store that is meant, not yet opened.
+
+    Raises:
+        InvalidInput: a malformed URL, or its folder is not there.
+    """
+    store = execsafe.open_store(config.run.store)
+    path = getattr(store, "path", None)
+    if path is not None and not path.absolute().parent.is_dir():
+        raise execsafe.InvalidInput(f"there is no folder {path.absolute().parent} for the store: create it first")
+    return store
 
 
 def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
@@ -80,7 +115,7 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
     Raises:
         ExecsafeError: it could not be started. Nothing was sent.
     """
-    strategy = make_strategy(config.strategy)
+    strategy = check(config)
     exchange = make_exchange(config) if exchange is None else exchange
     try:
         desk = _desk(config, strategy, exchange, listeners)
@@ -103,7 +138,7 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
     Raises:
         ExecsafeError: store or venue cannot be asked.
     """
-    strategy = make_strategy(config.strategy)
+    strategy = check(config)
     exchange = make_exchange(config) if exchange is None else exchange
     try:
         desk = _desk(config, strategy, exchange, ())
@@ -118,7 +153,7 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
 def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Sequence[execsafe.Listener]) -> TradingDesk:
     return TradingDesk(
         execsafe.CcxtAdapter(exchange),
-        execsafe.open_store(config.run.store),
+        store_of(config),
         desk_policy(config, strategy),
         symbols=config.strategy.symbols,
         listeners=listeners,

@@ -98,14 +98,17 @@ class Engine:
             _sqlite_files.prepare(self._path, _sqlite_schema.create)
             connection = self._connect(self._path, self._busy_timeout_s)
         except sqlite3.Error as error:
-            raise translate(error, doing="opening") from error
+            raise translate(error, doing=f"opening {self._path}") from error
         try:
             self._journal_mode = self._make_ready(connection)
         except sqlite3.Error as error:
             connection.close()
             if primary_code(error) == sqlite3.SQLITE_ERROR:
-                raise StoreCorrupt("the store's tables are damaged") from error
-            raise translate(error, doing="opening") from error
+                raise StoreCorrupt(f"{self._path}: the store's tables are damaged", path=str(self._path)) from error
+            raise translate(error, doing=f"opening {self._path}") from error
+        except StoreCorrupt as error:
+            connection.close()
+            raise StoreCorrupt(f"{self._path}: {error}", **{**error.context, "path": str(self._path)}) from error
         except BaseException:
             connection.close()
             raise
