@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -166,6 +167,43 @@ def test_an_exchange_in_the_sandbox_talks_to_the_sandbox(path, monkeypatch):
     path.write_text(path.read_text().replace('"binance"', '"nobody"'))
     with pytest.raises(execsafe.InvalidInput, match="no exchange"):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol", "works"),
+    [
+        ("binanceusdm", "BTC/USDT:USDT", False),
+        ("binance", "BTC/USDT:USDT", False),
+        ("binancecoinm", "BTC/USD:BTC", False),
+        ("binance", "BTC/USDT", True),
+        ("bybit", "BTC/USDT:USDT", True),
+    ],
+)
+def test_a_sandbox_that_ccxt_signs_no_request_for_is_refused_at_the_start(name, symbol, works, path, monkeypatch):
+    """Without a request: with the first one the run would have begun, and could read neither positions nor balances."""
+    monkeypatch.setenv("EXECSAFE_API_KEY", "k")
+    monkeypatch.setenv("EXECSAFE_API_SECRET", "s")
+    path.write_text(path.read_text().replace('"binance"', f'"{name}"').replace("BTC/USDT", symbol))
+    if works:
+        assert live.make_exchange(config.load(path)).isSandboxModeEnabled
+        return
+    with pytest.raises(
+        execsafe.InvalidInput, match=f"{name} has no sandbox for contracts any more .ccxt: NotSupported"
+    ):
+        live.make_exchange(config.load(path))
+    path.write_text(path.read_text().replace("[strategy]", "live = true\nsandbox = false\n[strategy]"))
+    assert not live.make_exchange(config.load(path)).isSandboxModeEnabled
+
+
+def test_the_configuration_of_the_documentation_can_be_run_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXECSAFE_API_KEY", "k")
+    monkeypatch.setenv("EXECSAFE_API_SECRET", "s")
+    page = pathlib.Path(__file__).parents[2] / "docs" / "content" / "running.md"
+    (tmp_path / "bot.toml").write_text(page.read_text().partition("```toml\n")[2].partition("```")[0])
+    settings = config.load(tmp_path / "bot.toml")
+    live.check(settings)
+    assert live.make_exchange(settings).isSandboxModeEnabled
 
 
 def test_resolve_settles_at_the_venue_what_an_earlier_run_left(path):

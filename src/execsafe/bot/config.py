@@ -1,7 +1,7 @@
 """Configuration of ``execsafe run``: one TOML file, checked whole before anything starts. Keys never come from it.
 
     [venue]
-    exchange = "binanceusdm"      # ccxt's id
+    exchange = "bybit"            # ccxt's id
     # sandbox = true              # the venue's test network; false only together with live = true
 
     [strategy]

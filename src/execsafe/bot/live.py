@@ -20,7 +20,9 @@ from execsafe.bot.runner import Runner, RunResult, make_strategy
 from execsafe.bot.strategy import Strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
 from execsafe.core.safety import is_auth
+from execsafe.model.instrument import is_contract
 
+_BINANCE_FUTURES: Final = "fapiPrivateV2"
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -28,7 +30,8 @@ def make_exchange(config: BotConfig) -> Any:
     """The ccxt exchange that is meant, in its sandbox unless live trading was said.
 
     Raises:
-        InvalidInput: ccxt has none of that name, it has no sandbox, or a credential that it needs is missing.
+        InvalidInput: ccxt has none of that name, it has no sandbox for these symbols, or a credential that it needs is
+            missing.
     """
     import ccxt.async_support as ccxt
 
@@ -41,12 +44,26 @@ def make_exchange(config: BotConfig) -> Any:
             f"{name} needs {', '.join(missing)}: set EXECSAFE_API_KEY and its siblings in the environment"
         )
     if config.venue.sandbox:
-        try:
-            exchange.set_sandbox_mode(True)
-        except Exception as error:  # noqa: BLE001 - ccxt says it in many ways
-            why = type(error).__name__
-            raise execsafe.InvalidInput(f"{name} has no sandbox ({why}); it can only be run live") from None
+        _enter_sandbox(exchange, config)
     return exchange
+
+
+def _enter_sandbox(exchange: Any, config: BotConfig) -> None:
+    name = config.venue.exchange
+    try:
+        exchange.set_sandbox_mode(True)
+    except Exception as error:  # noqa: BLE001 - ccxt says it in many ways
+        why = type(error).__name__
+        raise execsafe.InvalidInput(f"{name} has no sandbox ({why}); it can only be run live") from None
+    if _BINANCE_FUTURES in exchange.urls["api"] and any(map(is_contract, config.strategy.symbols)):
+        # The addresses are still there, so that nothing is refused before the first request is signed.
+        try:
+            exchange.sign("positionRisk", _BINANCE_FUTURES)
+        except Exception as error:  # noqa: BLE001 - ccxt's own error, which is not imported here
+            raise execsafe.InvalidInput(
+                f"{name} has no sandbox for contracts any more (ccxt: {type(error).__name__}): try another venue's "
+                "sandbox, such as bybit's; spot is not concerned"
+            ) from None
 
 
 def _exchange_name(config: BotConfig) -> str:
