@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=7, help="of faults and repeated signals (default: %(default)s)")
     demo.add_argument("--signals", type=_signals, help=f"how many, 1 to {_SIGNALS_MAX} (default: all)")
     demo.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True, help="let things go wrong")
-    demo.add_argument("--fast", action="store_true", help=f"only {_SIGNALS_FAST} signals: a few seconds")
+    demo.add_argument("--fast", action="store_true", help=f"only {_SIGNALS_FAST} signals: about 20 seconds")
     demo.add_argument("--plain", action="store_true", help="plain text, also on a terminal")
     demo.add_argument("--report", type=Path, metavar="PATH", help="write the whole run as one HTML page")
     demo.set_defaults(run=_demo)
