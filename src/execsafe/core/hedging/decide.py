@@ -254,7 +254,7 @@ def _trim(scene: _Scene, lacking: Sequence[int]) -> tuple[Move, ...]:
 def _is_close(view: LegView, want: Fraction, policy: HedgePolicy) -> bool:
     """Whether a hedge is complete to less than a step, or at least as far as the full band."""
     is_full = view.held >= want * Fraction(policy.bands.full)
-    return is_full or want - Fraction(view.held) < Fraction(view.instrument.step_size)
+    return is_full or want - Fraction(view.held) < Fraction(view.instrument.step_size or 0)
 
 
 def _names(legs: Sequence[LegView], indices: Sequence[int]) -> str:
