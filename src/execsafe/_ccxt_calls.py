@@ -9,7 +9,8 @@ from typing import Any, Final
 
 GUARDED: Final = frozenset({"create_order", "edit_order", "cancel_order"})
 # ccxt's unified siblings of these: each of them calls self.create_order, self.edit_order or self.cancel_order, so
-# running them with the guarded object as `self` guards them.
+# running them with the guarded object as `self` guards them. Not so `create_market_order_with_cost` and its like: they
+# call create_order with the cost as amount and a price of 1, which is no quantity.
 SIBLINGS: Final = frozenset(
     {
         "create_limit_order",
@@ -29,9 +30,6 @@ SIBLINGS: Final = frozenset(
         "create_trailing_amount_order",
         "create_trailing_percent_order",
         "create_order_with_take_profit_and_stop_loss",
-        "create_market_order_with_cost",
-        "create_market_buy_order_with_cost",
-        "create_market_sell_order_with_cost",
         "edit_limit_order",
         "edit_limit_buy_order",
         "edit_limit_sell_order",

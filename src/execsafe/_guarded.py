@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import math
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -23,17 +22,14 @@ from execsafe._ccxt_calls import (
     snake_case,
     symbol_of_cancel,
 )
+from execsafe._ccxt_intent import check_no_cost, to_intent
 from execsafe._ccxt_shape import (
-    PLAIN_TYPES,
-    SIDES,
     ccxt_order,
     check_reference,
     check_terms,
     edited_terms,
-    in_lower_case,
     recorded_error,
     to_mapping,
-    trigger_price,
     why_unknown,
 )
 from execsafe._redacting import redact_chain
@@ -53,7 +49,6 @@ from execsafe.venues.ccxt_adapter import CcxtAdapter
 
 _T = TypeVar("_T")
 _READ_TIMEOUTS: Final = 3  # loading a venue's markets takes several requests, and so does looking at several orders
-_NO_KEY: Final[Any] = object()  # a key that is None is a defect of the caller, and no wish for a new intent
 
 
 class GuardedExchange:
@@ -148,6 +143,7 @@ class GuardedExchange:
 
         Raises:
             InvalidInput: malformed or against a limit (``InvalidOrder``). Nothing was sent.
+            UnsupportedByVenue: it would do something else, as a spot market order with a price. Nothing was sent.
             IntentConflict: the key belongs to another payload. Nothing was sent.
             TradingDenied: the entry is no longer fresh, or a check refused it. Nothing was sent.
             AlreadyInFlight: the same key is being worked on; pass ``params={"join": True}`` to share its result.
@@ -157,7 +153,17 @@ class GuardedExchange:
             StoreError: it could not be journalled. Nothing was sent.
             ccxt's own exception: the venue definitely refused.
         """
-        intent, join = self._intent(symbol, type, side, amount, price, params)
+        intent, join = to_intent(
+            symbol,
+            type,
+            side,
+            amount,
+            price,
+            params=params,
+            account=self.account,
+            fresh_until_ms=self._fresh_until_ms(),
+        )
+        self._check_no_cost(intent, price)
         outcome = await self._guarded(lambda: self.gateway.submit(intent, join=join))
         if self.sweeper.is_due():
             await self.sweeper.sweep()
@@ -192,6 +198,7 @@ class GuardedExchange:
             order = (id, symbol, type, side, amount, price, dict(params or {}))
             return await self._redacted(lambda: self._foreign("edit_order", *order))
         self._check_same(record, type, side)
+        self._check_no_cost(record.intent, price)
         intent, amendment = record.intent, self._amendment(record, params)
         outcome = await self._guarded(
             lambda: self.gateway.replace(
@@ -318,32 +325,9 @@ class GuardedExchange:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _intent(
-        self, symbol: str, kind: str, side: str, amount: Any, price: Any, params: Mapping[str, Any] | None
-    ) -> tuple[Intent, bool]:
-        extra = dict(to_mapping(params))
-        key = extra.pop("intentKey", _NO_KEY)
-        join = extra.pop("join", False)
-        if not isinstance(join, bool):
-            raise InvalidInput(f"join must be True or False, was {shorten(join)}")
-        if amount is None:
-            raise InvalidInput("amount is required: an order by cost has no quantity that could be guarded")
-        intent = Intent(
-            key=f"call-{secrets.token_hex(16)}" if key is _NO_KEY else key,
-            account=self.account,
-            symbol=symbol,
-            type=in_lower_case(kind, PLAIN_TYPES),
-            side=in_lower_case(side, SIDES),
-            quantity=amount,
-            limit_price=price,
-            time_in_force=extra.pop("timeInForce", None),
-            post_only=extra.pop("postOnly", False),
-            reduce_only=extra.pop("reduceOnly", False),
-            trigger_price=trigger_price(extra),
-            fresh_until_ms=extra.pop("freshUntilMs") if "freshUntilMs" in extra else self._fresh_until_ms(),
-            params=extra,
-        )
-        return intent, join
+    def _check_no_cost(self, intent: Intent, price: object) -> None:
+        details = self.adapter.details
+        check_no_cost(intent, price, bounds_slippage=details is not None and details.price_for_market)
 
     def _fresh_until_ms(self) -> int | None:
         """Until when an entry that is asked for now may be sent."""
@@ -440,6 +424,11 @@ class GuardedExchange:
 
 
 async def _refuse(name: str, *_args: Any, **_kwargs: Any) -> None:
+    if snake_case(name).endswith("_with_cost"):
+        raise UnsupportedByVenue(
+            f"{name} names the money to spend, and no quantity that could be guarded: call create_order with the "
+            f"quantity in base currency, without a price"
+        )
     raise UnsupportedByVenue(
         f"{name} would send orders past the guard; call create_order once for each order, or use the wrapped "
         f"exchange itself (`.exchange`) if you mean it"

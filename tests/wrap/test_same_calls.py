@@ -48,7 +48,7 @@ async def test_the_same_key_with_another_payload_is_a_conflict_and_nothing_is_se
             (rig.symbol, "limit", "buy", 0.02, RESTING),
             (rig.symbol, "limit", "buy", 0.01, RESTING + 1),
             (rig.symbol, "limit", "sell", 0.01, RESTING),
-            (rig.symbol, "market", "buy", 0.01, RESTING),
+            (rig.symbol, "market", "buy", 0.01, None),
             (rig.symbol, "limit", "buy", 0.01, RESTING, {"timeInForce": "IOC"}),
             (rig.symbol, "limit", "buy", 0.01, RESTING, {"postOnly": True}),
         ]
@@ -198,16 +198,6 @@ async def test_ways_past_the_guard_are_refused_and_say_what_to_call_instead(name
         assert rig.orders_sent() == 0
 
 
-@pytest.mark.parametrize("method", ["create_market_order_with_cost", "create_market_buy_order_with_cost"])
-async def test_an_order_by_cost_is_refused_because_its_quantity_would_be_unknown(method):
-    async with a_rig() as rig:
-        guarded = await rig.guard()
-        arguments = ("buy", 600) if method == "create_market_order_with_cost" else (600,)
-        end = await outcome(getattr(guarded, method)(rig.symbol, *arguments))
-        assert isinstance(end, execsafe.ExecsafeError), end
-        assert rig.orders_sent() == 0
-
-
 # --- what passes through ---------------------------------------------------------------------------------------------
 
 
@@ -292,18 +282,6 @@ async def test_retries_that_the_client_was_told_to_make_are_not_made(name, fault
         assert guarded.options["maxRetriesOnFailure"] == 3
         with pytest.raises(UnsupportedByVenue, match="maxRetriesOnFailure"):
             await buy(guarded, "other", maxRetriesOnFailure=2)
-
-
-@pytest.mark.parametrize("kind", ["market", "MARKET", "Market"])
-@pytest.mark.parametrize("side", ["buy", "SELL"])
-@at_both_venues
-async def test_a_market_order_with_a_price_buys_the_quantity_and_not_for_the_price(name, kind, side):
-    async with a_rig(name) as rig:
-        guarded = await rig.guard()
-        order = await guarded.create_order(rig.symbol, kind, side, 0.01, 30_000, {"intentKey": "k"})
-        rig.assert_truthful(order)
-        assert (order["filled"], order["type"], order["average"]) == (0.01, "market", 60_000)
-        assert order["price"] != 30_000
 
 
 @at_both_venues

@@ -1,0 +1,67 @@
+"""A call of ccxt's ``create_order`` as an intent."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+from execsafe._ccxt_shape import PLAIN_TYPES, SIDES, in_lower_case, to_mapping, trigger_price
+from execsafe.errors import InvalidInput, UnsupportedByVenue
+from execsafe.model.instrument import is_contract
+from execsafe.model.intent import Intent
+from execsafe.model.values import shorten
+
+_NO_KEY: Final[Any] = object()  # a key that is None is a defect of the caller, and no wish for a new intent
+
+
+def to_intent(
+    symbol: str,
+    kind: str,
+    side: str,
+    amount: Any,
+    price: Any,
+    *,
+    params: Mapping[str, Any] | None,
+    account: str,
+    fresh_until_ms: int | None,
+) -> tuple[Intent, bool]:
+    """The intent, and whether the caller would join one who is at it. *fresh_until_ms* applies where none is given."""
+    extra = dict(to_mapping(params))
+    key = extra.pop("intentKey", _NO_KEY)
+    join = extra.pop("join", False)
+    if not isinstance(join, bool):
+        raise InvalidInput(f"join must be True or False, was {shorten(join)}")
+    if amount is None:
+        raise InvalidInput("amount is required: an order by cost has no quantity that could be guarded")
+    intent = Intent(
+        key=f"call-{secrets.token_hex(16)}" if key is _NO_KEY else key,
+        account=account,
+        symbol=symbol,
+        type=in_lower_case(kind, PLAIN_TYPES),
+        side=in_lower_case(side, SIDES),
+        quantity=amount,
+        limit_price=price,
+        time_in_force=extra.pop("timeInForce", None),
+        post_only=extra.pop("postOnly", False),
+        reduce_only=extra.pop("reduceOnly", False),
+        trigger_price=trigger_price(extra),
+        fresh_until_ms=extra.pop("freshUntilMs", fresh_until_ms),
+        params=extra,
+    )
+    return intent, join
+
+
+def check_no_cost(intent: Intent, price: object, *, bounds_slippage: bool) -> None:
+    """Refuse a price with a spot market order, unless the venue needs it to bound the slippage.
+
+    Clients read *amount* × *price* of such an order as money to spend: ccxt's own way to buy for 100 USDT is an
+    amount of 100 and a price of 1. Taken for a quantity, it would buy 100 of the coin.
+    """
+    if price is None or bounds_slippage or intent.type.lower() != "market" or is_contract(intent.symbol):
+        return
+    raise UnsupportedByVenue(
+        f"{intent.symbol}: with a price, ccxt takes a spot market order for amount × price of money to spend, which is "
+        "no quantity that could be guarded: give the quantity in base currency, without a price",
+        intent_key=intent.key,
+    )
