@@ -187,6 +187,7 @@ class GuardedExchange:
 
         Raises:
             InvalidInput: malformed, against a limit (``InvalidOrder``), not understood, or the order has ended.
+            UnsupportedByVenue: the order is in no journal, or *params* cannot be edited. Nothing was sent.
             TradingDenied: a check refused what would be sent.
             OutcomeUnknown: the old order could not be seen to end, or the new one is in doubt.
         """
@@ -195,8 +196,10 @@ class GuardedExchange:
         await self._check_listed(symbol)
         record = await self._guarded(lambda: self._mine(id, symbol, params))
         if record is None:
-            order = (id, symbol, type, side, amount, price, dict(params or {}))
-            return await self._redacted(lambda: self._foreign("edit_order", *order))
+            raise UnsupportedByVenue(
+                "that order is in no journal, and editing it could place an order past limits and checks: cancel it "
+                "and create it anew, or use the wrapped exchange itself (`.exchange`)"
+            )
         self._check_same(record, type, side)
         self._check_no_cost(record.intent, price)
         intent, amendment = record.intent, self._amendment(record, params)
@@ -229,14 +232,14 @@ class GuardedExchange:
         except StoreError:
             record = None
         if record is None:
-            return await self._redacted(lambda: self._foreign("cancel_order", id, symbol, dict(params or {})))
+            return await self._redacted(lambda: self._cancel_unjournalled(id, symbol, dict(params or {})))
         intent = record.intent
         try:
             outcome = await self._guarded(
                 lambda: self.gateway.cancel(intent.key, account=intent.account, leg=intent.leg)
             )
         except StoreError:
-            return await self._redacted(lambda: self._foreign("cancel_order", id, symbol, dict(params or {})))
+            return await self._redacted(lambda: self._cancel_unjournalled(id, symbol, dict(params or {})))
         return self._answer(outcome)
 
     # --- pass-through ----------------------------------------------------------------------------
@@ -379,20 +382,20 @@ class GuardedExchange:
                 intent_key=record.intent.key,
             )
 
-    async def _foreign(self, name: str, *args: Any) -> dict[str, Any]:
+    async def _cancel_unjournalled(self, order_id: str, symbol: str | None, params: dict[str, Any]) -> dict[str, Any]:
         """An order that is not in the journal: ask the venue, and do not pretend to know more than it said."""
         why = "no answer in time"
         try:
-            # Sent once, whatever the client was told about retries: an edit may place a new order.
+            # Sent once, whatever the client was told about retries.
             with within(self.gateway.policy.request_timeout_s), sending():
-                result = await getattr(self.exchange, name)(*args)
+                result = await self.exchange.cancel_order(order_id, symbol, params)
                 return dict(result) if isinstance(result, Mapping) else {"info": result}
         except Exception as error:
             judged = self.adapter.judge(error, Operation.CANCEL)
             if judged.meaning is not Meaning.UNKNOWN:
                 raise
             why = judged.facts.kind
-        raise OutcomeUnknown(f"{name} of {shorten(args[0])}: {why}; read the order back")
+        raise OutcomeUnknown(f"cancel_order of {shorten(order_id)}: {why}; read the order back")
 
     async def _guarded(self, call: Callable[[], Awaitable[_T]]) -> _T:
         await self.store.open()

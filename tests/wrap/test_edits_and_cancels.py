@@ -7,11 +7,11 @@ import asyncio
 import ccxt
 import pytest
 
-from execsafe.errors import InvalidInput, InvalidOrder, OutcomeUnknown
+from execsafe.errors import InvalidInput, InvalidOrder, OutcomeUnknown, TradingDenied, UnsupportedByVenue
 from execsafe.model.intent import IntentState
 from execsafe.model.outcome import Operation
 from execsafe.testing.faults import Fault, Strike
-from wrap.rig import MARKETABLE, RESTING, a_rig, at_both_venues, at_once, buy, plainly, record_of
+from wrap.rig import MARKETABLE, RESTING, a_rig, at_both_venues, at_once, buy, journal_of, plainly, record_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.guarantee(1)]
 
@@ -313,21 +313,46 @@ async def test_a_canceled_intent_is_not_placed_by_a_repeat(name):
 # --- orders that are not in the journal ------------------------------------------------------------------------------
 
 
+class NoMoreThan:
+    """A check of the user's own."""
+
+    def __init__(self, most):
+        self.most = plainly(most)
+
+    async def check(self, intent, instrument):
+        if intent.quantity > self.most:
+            raise TradingDenied("more than I dare", reason="too_much")
+
+
 @at_both_venues
-async def test_a_foreign_order_is_canceled_and_edited_at_the_venue(name):
+async def test_a_foreign_order_is_not_edited_which_could_place_an_order_past_checks_and_journal(name):
+    async with a_rig(name) as rig:
+        guarded, bare = await rig.guard(checks=[NoMoreThan(0.015)]), rig.exchange()
+        foreign = await bare.create_order(rig.symbol, "limit", "buy", 0.01, RESTING)
+        journal = await journal_of(guarded)
+        for edit in (guarded.edit_order, guarded.editOrder):
+            with pytest.raises(UnsupportedByVenue, match=r"no journal.*cancel it and create it anew.*\.exchange"):
+                await edit(foreign["id"], rig.symbol, "limit", "buy", 0.02, 41_000)
+        with pytest.raises(UnsupportedByVenue, match="no journal"):
+            await guarded.edit_limit_order(foreign["id"], rig.symbol, "buy", 0.02, 41_000)
+        [resting] = rig.venue.open_orders()
+        assert (resting.venue_order_id, float(resting.quantity), resting.limit_price) == (foreign["id"], 0.01, RESTING)
+        assert len(rig.accepted()) == 1
+        assert await journal_of(guarded) == journal
+
+
+@at_both_venues
+async def test_a_foreign_order_is_canceled_at_the_venue(name):
     async with a_rig(name) as rig:
         guarded, bare = await rig.guard(), rig.exchange()
         foreign = await bare.create_order(rig.symbol, "limit", "buy", 0.01, RESTING)
         ours = await buy(guarded)
-        await guarded.edit_order(foreign["id"], rig.symbol, "limit", "buy", 0.02, 41_000)
-        [edited] = [o for o in rig.venue.open_orders() if o.venue_order_id != ours["id"]]
-        assert (float(edited.quantity), edited.limit_price) == (0.02, 41_000)
-        await guarded.cancel_order(edited.venue_order_id, rig.symbol)
+        await guarded.cancel_order(foreign["id"], rig.symbol)
         assert [order.venue_order_id for order in rig.venue.open_orders()] == [ours["id"]]
 
 
 @at_both_venues
-async def test_a_foreign_cancel_or_edit_without_an_answer_is_unknown_and_a_refusal_the_clients_own(name):
+async def test_a_foreign_cancel_without_an_answer_is_unknown_and_a_refusal_the_clients_own(name):
     async with a_rig(name) as rig:
         guarded, bare = await rig.guard(), rig.exchange()
         foreign = await bare.create_order(rig.symbol, "limit", "buy", 0.01, RESTING)
@@ -335,23 +360,19 @@ async def test_a_foreign_cancel_or_edit_without_an_answer_is_unknown_and_a_refus
             rig.strike(fault, 502, Operation.CANCEL)
             with pytest.raises(OutcomeUnknown, match="read the order back"):
                 await guarded.cancel_order(foreign["id"], rig.symbol)
-        rig.strike(Fault.HANG)
-        with pytest.raises(OutcomeUnknown, match="read the order back"):
-            await guarded.edit_order(foreign["id"], rig.symbol, "limit", "buy", 0.02, 41_000)
         with pytest.raises(ccxt.OrderNotFound):
             await guarded.cancel_order("987654321", rig.symbol)
 
 
 @pytest.mark.parametrize("fault", [Fault.SERVER_ERROR_ACCEPTED, Fault.RESET_CONNECTION, Fault.TRUNCATED_BODY])
-async def test_a_foreign_edit_that_places_a_new_order_is_sent_once_whatever_the_client_was_told(fault):
-    """On binance an edit is a cancel with a new order."""
+async def test_a_foreign_cancel_is_sent_once_whatever_the_client_was_told(fault):
     async with a_rig() as rig:
         guarded = await rig.guard(rig.exchange(options={"maxRetriesOnFailure": 3, "maxRetriesOnFailureDelay": 1}))
         foreign = await rig.exchange().create_order(rig.symbol, "limit", "buy", 0.01, RESTING)
         requests = len(rig.server.requests)
-        rig.strike(fault, 1 if fault is Fault.RESET_CONNECTION else 502)
+        rig.strike(fault, 1 if fault is Fault.RESET_CONNECTION else 502, Operation.CANCEL)
         with pytest.raises(OutcomeUnknown):
-            await guarded.edit_order(foreign["id"], rig.symbol, "limit", "buy", 0.02, 41_000)
+            await guarded.cancel_order(foreign["id"], rig.symbol)
         assert len(rig.server.requests) == requests + 1
 
 

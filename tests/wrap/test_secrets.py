@@ -16,7 +16,7 @@ import ccxt
 import pytest
 
 from execsafe.core.redaction import MARK
-from execsafe.errors import OutcomeUnknown
+from execsafe.errors import OutcomeUnknown, UnsupportedByVenue
 from execsafe.testing._orders import RejectReason
 from execsafe.testing.faults import APPLIES, Fault, Strike
 from execsafe.testing.http._face import Answer, Refusal
@@ -245,6 +245,12 @@ async def test_notes_chains_and_arguments_that_others_attach_are_redacted_too(na
             buy(guarded),
         )
         errors = [await outcome(call) for call in calls]
-        assert [type(error) for error in errors] == [ExceptionGroup, ExceptionGroup, *[OutcomeUnknown] * 3]
+        assert [type(error) for error in errors] == [
+            ExceptionGroup,
+            ExceptionGroup,
+            OutcomeUnknown,
+            UnsupportedByVenue,
+            OutcomeUnknown,
+        ]
         assert list(leaks_of(wire, rig, errors)) == []
         assert MARK in str(errors[0].exceptions[0].args[0])
