@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from execsafe.errors import UnsupportedByVenue
+
 GUARDED: Final = frozenset({"create_order", "edit_order", "cancel_order"})
 # ccxt's unified siblings of these: each of them calls self.create_order, self.edit_order or self.cancel_order, so
 # running them with the guarded object as `self` guards them. Not so `create_market_order_with_cost` and its like: they
@@ -100,3 +102,16 @@ def symbol_of_cancel(snake: str, args: tuple[Any, ...], kwargs: Mapping[str, Any
     place = 0 if _SYMBOL_FIRST.fullmatch(snake) else 1
     given = kwargs.get("symbol", args[place] if len(args) > place else None)
     return given if isinstance(given, str) else None
+
+
+async def refuse(name: str, *_args: Any, **_kwargs: Any) -> None:
+    """What is called in place of a method of that name."""
+    if snake_case(name).endswith("_with_cost"):
+        raise UnsupportedByVenue(
+            f"{name} names the money to spend, and no quantity that could be guarded: call create_order with the "
+            f"quantity in base currency, without a price"
+        )
+    raise UnsupportedByVenue(
+        f"{name} would send orders past the guard; call create_order once for each order, or use the wrapped "
+        f"exchange itself (`.exchange`) if you mean it"
+    )

@@ -113,6 +113,17 @@ def check_terms(kind: object, side: object, amount: Any, price: Any) -> None:
         to_positive(price, "price")
 
 
+def check_same(record: IntentRecord, kind: str | None, side: str | None) -> None:
+    """Refuse an edit that names another type or side than the order has."""
+    named = {"type": kind, "side": side}
+    meant = {"type": record.intent.type.lower(), "side": record.intent.side.value}
+    if any(value is not None and value.lower() != meant[name] for name, value in named.items()):
+        raise InvalidInput(
+            f"an edit cannot change type or side: the order is a {record.intent.type} {record.intent.side.value}",
+            intent_key=record.intent.key,
+        )
+
+
 def _float(value: Decimal | None) -> float | None:
     return None if value is None else float(value)
 

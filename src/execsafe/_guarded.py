@@ -19,13 +19,16 @@ from execsafe._ccxt_calls import (
     features,
     is_cancel,
     is_refused,
+    refuse,
     snake_case,
     symbol_of_cancel,
 )
 from execsafe._ccxt_intent import check_no_cost, to_intent
+from execsafe._ccxt_session import close_client, given_session, reopen_client
 from execsafe._ccxt_shape import (
     ccxt_order,
     check_reference,
+    check_same,
     check_terms,
     edited_terms,
     recorded_error,
@@ -83,6 +86,8 @@ class GuardedExchange:
         own["gateway"] = OrderGateway(adapter, self.registry, policy=policy, looks=looks, checks=checks)
         own["fresh_for_s"] = fresh_for_s
         own["sweeper"] = Sweeper(self.registry)
+        own["is_closed"] = False
+        own["given_session"] = None
 
     exchange: Any
     adapter: CcxtAdapter
@@ -92,6 +97,8 @@ class GuardedExchange:
     gateway: OrderGateway
     fresh_for_s: float
     sweeper: Sweeper
+    is_closed: bool
+    given_session: Any
 
     @property
     def profile(self) -> VenueProfile:
@@ -101,17 +108,26 @@ class GuardedExchange:
 
     async def __aenter__(self) -> GuardedExchange:
         await self.store.open()
+        if self.is_closed:
+            reopen_client(self.exchange, self.given_session)
+            self.__dict__["is_closed"] = False
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        self.__dict__["is_closed"] = True
         with anyio.CancelScope(shield=True):
             await self.store.aclose()
 
     async def close(self) -> None:
-        """Close the store and the exchange."""
+        """Close the store and the exchange. Entering with ``async with`` opens both again."""
+        own = self.__dict__
+        own["is_closed"] = True
+        own["given_session"] = given_session(self.exchange) or self.given_session
         with anyio.CancelScope(shield=True):
-            await self.store.aclose()
-            await self.exchange.close()
+            try:
+                await self.store.aclose()
+            finally:
+                await self._redacted(lambda: close_client(self.exchange))
 
     async def recover(self) -> Recovery:
         """Settle what an earlier process left behind. Call it at start, before new orders.
@@ -119,6 +135,7 @@ class GuardedExchange:
         An entry that is no longer fresh is not sent any more, but looked for until it is found, or proven never to
         have been placed. Records that ended longer ago than the retention are forgotten.
         """
+        self._check_not_closed()
         await self.store.open()
         recovery = await self.gateway.recover(self.account)
         await self.sweeper.sweep()
@@ -142,7 +159,7 @@ class GuardedExchange:
         longer be sent, None for no limit; by default ``fresh_for_s`` from now.
 
         Raises:
-            InvalidInput: malformed or against a limit (``InvalidOrder``). Nothing was sent.
+            InvalidInput: malformed, against a limit (``InvalidOrder``), or closed. Nothing was sent.
             UnsupportedByVenue: it would do something else, as a spot market order with a price. Nothing was sent.
             IntentConflict: the key belongs to another payload. Nothing was sent.
             TradingDenied: the entry is no longer fresh, or a check refused it. Nothing was sent.
@@ -153,6 +170,7 @@ class GuardedExchange:
             StoreError: it could not be journalled. Nothing was sent.
             ccxt's own exception: the venue definitely refused.
         """
+        self._check_not_closed()
         intent, join = to_intent(
             symbol,
             type,
@@ -191,6 +209,7 @@ class GuardedExchange:
             TradingDenied: a check refused what would be sent.
             OutcomeUnknown: the old order could not be seen to end, or the new one is in doubt.
         """
+        self._check_not_closed()
         check_reference(id, symbol, params)
         check_terms(type, side, amount, price)
         await self._check_listed(symbol)
@@ -200,7 +219,7 @@ class GuardedExchange:
                 "that order is in no journal, and editing it could place an order past limits and checks: cancel it "
                 "and create it anew, or use the wrapped exchange itself (`.exchange`)"
             )
-        self._check_same(record, type, side)
+        check_same(record, type, side)
         self._check_no_cost(record.intent, price)
         intent, amendment = record.intent, self._amendment(record, params)
         outcome = await self._guarded(
@@ -257,7 +276,7 @@ class GuardedExchange:
         if not callable(value) or inspect.isclass(value):
             return features(value) if name == "has" and isinstance(value, Mapping) else value
         if is_refused(snake):
-            return functools.partial(_refuse, name)
+            return functools.partial(refuse, name)
         if is_cancel(snake):
             return functools.wraps(value)(functools.partial(self._canceled_beside, snake, value))
         return self._passed_through(value, observe=OBSERVED.fullmatch(snake) is not None)
@@ -328,6 +347,10 @@ class GuardedExchange:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _check_not_closed(self) -> None:
+        if self.is_closed:
+            raise InvalidInput("this exchange is closed: enter it again with `async with` before it sends orders")
+
     def _check_no_cost(self, intent: Intent, price: object) -> None:
         details = self.adapter.details
         check_no_cost(intent, price, bounds_slippage=details is not None and details.price_for_market)
@@ -372,16 +395,6 @@ class GuardedExchange:
         except Exception:  # noqa: BLE001 - whatever a client raises: the request itself will tell
             return
 
-    @staticmethod
-    def _check_same(record: IntentRecord, kind: str | None, side: str | None) -> None:
-        named = {"type": kind, "side": side}
-        meant = {"type": record.intent.type.lower(), "side": record.intent.side.value}
-        if any(value is not None and value.lower() != meant[name] for name, value in named.items()):
-            raise InvalidInput(
-                f"an edit cannot change type or side: the order is a {record.intent.type} {record.intent.side.value}",
-                intent_key=record.intent.key,
-            )
-
     async def _cancel_unjournalled(self, order_id: str, symbol: str | None, params: dict[str, Any]) -> dict[str, Any]:
         """An order that is not in the journal: ask the venue, and do not pretend to know more than it said."""
         why = "no answer in time"
@@ -424,15 +437,3 @@ class GuardedExchange:
                 **facts,
             )
         raise OutcomeUnknown(why_unknown(record), **facts)
-
-
-async def _refuse(name: str, *_args: Any, **_kwargs: Any) -> None:
-    if snake_case(name).endswith("_with_cost"):
-        raise UnsupportedByVenue(
-            f"{name} names the money to spend, and no quantity that could be guarded: call create_order with the "
-            f"quantity in base currency, without a price"
-        )
-    raise UnsupportedByVenue(
-        f"{name} would send orders past the guard; call create_order once for each order, or use the wrapped "
-        f"exchange itself (`.exchange`) if you mean it"
-    )
