@@ -114,12 +114,10 @@ class GuardedExchange:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        self.__dict__["is_closed"] = True
-        with anyio.CancelScope(shield=True):
-            await self.store.aclose()
+        await self.close()
 
     async def close(self) -> None:
-        """Close the store and the exchange. Entering with ``async with`` opens both again."""
+        """Close the store and the exchange, as leaving ``async with`` does. Entering opens both again."""
         own = self.__dict__
         own["is_closed"] = True
         own["given_session"] = given_session(self.exchange) or self.given_session

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+
+import ccxt.async_support
 import pytest
 
 import execsafe
@@ -61,3 +68,103 @@ async def test_entering_again_opens_it_again_journal_and_all(name, how):
         assert {entry.venue_order_id for entry in rig.accepted()} == {again["id"], new["id"]}
         with pytest.raises(InvalidInput, match="closed"):
             await buy(guarded, "once more")
+
+
+# --- nothing is left behind ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_leaving_the_block_closes_store_and_exchange_however_it_is_left(fails, caplog):
+    async with a_rig() as rig:
+        exchange = rig.exchange()
+        with contextlib.suppress(ZeroDivisionError):
+            async with execsafe.wrap(exchange, store=rig.url, profile=quick("binance")) as guarded:
+                await buy(guarded)
+                if fails:
+                    raise ZeroDivisionError
+        assert exchange.session is None
+        with pytest.raises(ccxt.async_support.BaseError):
+            await exchange.fetch_ticker(rig.symbol)
+
+
+async def test_a_store_that_fails_to_close_does_not_keep_the_exchange_open(monkeypatch):
+    async with a_rig() as rig:
+        guarded = a_guard(rig)
+        await buy(guarded)
+        close = guarded.store.aclose
+
+        async def fails():
+            await close()
+            raise execsafe.StoreError("disk full")
+
+        monkeypatch.setattr(guarded.store, "aclose", fails)
+        with pytest.raises(execsafe.StoreError):
+            await guarded.close()
+        assert guarded.exchange.session is None
+
+
+def test_an_object_that_is_not_closed_is_left_as_it_is():
+    class Small:
+        id = "binance"
+
+        async def create_order(self, *order):
+            raise NotImplementedError
+
+    async def main():
+        async with execsafe.wrap(Small(), store="memory://") as guarded:
+            assert not guarded.is_closed
+        assert guarded.is_closed
+
+    asyncio.run(main())
+
+
+A_BOT = """
+import asyncio, ccxt.async_support as ccxt, execsafe
+
+exchange = ccxt.binance({"apiKey": "canary-key", "secret": "canary-secret", "timeout": 200})
+exchange.urls["api"] = {name: "http://localhost:9" for name in exchange.urls["api"]}  # nobody listens there
+
+async def main():
+    BLOCK
+        try:
+            await guarded.create_order("BTC/USDT", "limit", "buy", 0.01, 60000)
+        except ccxt.NetworkError as error:
+            print("not reached")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "async with execsafe.wrap(exchange, store='memory://') as guarded:",
+        "guarded = execsafe.wrap(exchange, store='memory://')\n    if True:",  # never closed
+    ],
+)
+def test_a_process_that_ends_says_nothing_of_an_unclosed_session_nor_of_a_filter_that_failed(block):
+    done = subprocess.run(
+        [sys.executable, "-c", A_BOT.replace("BLOCK", block)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "not reached"
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stderr
+    if "with" in block:
+        assert done.stderr == ""
+
+
+def test_a_log_line_that_cannot_be_redacted_is_dropped(caplog, monkeypatch):
+    exchange = ccxt.async_support.binance({"apiKey": "canary-key"})
+    adapter = execsafe.CcxtAdapter(exchange)
+    caplog.set_level(logging.DEBUG)
+    exchange.logger.warning("requires %s", "canary-key")
+    assert [record.getMessage() for record in caplog.records] == ["requires ***"]
+    exchange.logger.warning("a number: %d", "canary-key")
+
+    def fails(_text):
+        raise ImportError("sys.meta_path is None, Python is likely shutting down")
+
+    monkeypatch.setattr(exchange.logger, "_redact", fails)
+    exchange.logger.warning("canary-key")
+    assert len(caplog.records) == 1
+    assert adapter.exchange is exchange

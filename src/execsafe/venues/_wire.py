@@ -106,9 +106,13 @@ class _RedactingLogger(logging.LoggerAdapter[Any]):
         self._redact = redact
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if self.isEnabledFor(level):
-            text = str(msg) % args if args else str(msg)
-            self.logger.log(level, "%s", self._redact(text), **kwargs)
+        if not self.isEnabledFor(level):
+            return
+        try:
+            text = self._redact(str(msg) % args if args else str(msg))
+        except Exception:  # noqa: BLE001 - as while the interpreter shuts down; better no line than one with secrets
+            return
+        self.logger.log(level, "%s", text, **kwargs)
 
 
 def redact_log(exchange: Any, redact: Callable[[str], str]) -> None:
