@@ -11,6 +11,7 @@ from execsafe.errors import InvalidInput, UnsupportedByVenue
 from execsafe.model.instrument import is_contract
 from execsafe.model.intent import Intent
 from execsafe.model.values import shorten
+from execsafe.venues._details import Details
 
 _NO_KEY: Final[Any] = object()  # a key that is None is a defect of the caller, and no wish for a new intent
 
@@ -52,12 +53,13 @@ def to_intent(
     return intent, join
 
 
-def check_no_cost(intent: Intent, price: object, *, bounds_slippage: bool) -> None:
+def check_no_cost(intent: Intent, price: object, details: Details | None) -> None:
     """Refuse a price with a spot market order, unless the venue needs it to bound the slippage.
 
     Clients read *amount* × *price* of such an order as money to spend: ccxt's own way to buy for 100 USDT is an
     amount of 100 and a price of 1. Taken for a quantity, it would buy 100 of the coin.
     """
+    bounds_slippage = details is not None and details.price_for_market
     if price is None or bounds_slippage or intent.type.lower() != "market" or is_contract(intent.symbol):
         return
     raise UnsupportedByVenue(

@@ -41,13 +41,13 @@ from execsafe.errors import ExecsafeError, InvalidInput, NotPlaced, OutcomeUnkno
 from execsafe.gateway import Accepted, GatewayPolicy, NeverPlaced, OrderGateway, Recovery, Rejected, SubmitOutcome
 from execsafe.ghosts import LookPolicy
 from execsafe.intents import IntentRegistry
-from execsafe.model.intent import INSTANT_MAX, Amendment, Intent, IntentRecord
+from execsafe.model.intent import INSTANT_MAX, Amendment, IntentRecord
 from execsafe.model.outcome import Meaning, Operation
 from execsafe.model.values import shorten
 from execsafe.model.venue import VenueProfile
 from execsafe.ports import Clock, Listener, PreTradeCheck, Store
 from execsafe.stores import open_store
-from execsafe.venues._wire import sending
+from execsafe.venues._wire import check_verbose, sending
 from execsafe.venues.ccxt_adapter import CcxtAdapter
 
 _T = TypeVar("_T")
@@ -179,7 +179,7 @@ class GuardedExchange:
             account=self.account,
             fresh_until_ms=self._fresh_until_ms(),
         )
-        self._check_no_cost(intent, price)
+        check_no_cost(intent, price, self.adapter.details)
         outcome = await self._guarded(lambda: self.gateway.submit(intent, join=join))
         if self.sweeper.is_due():
             await self.sweeper.sweep()
@@ -218,7 +218,7 @@ class GuardedExchange:
                 "and create it anew, or use the wrapped exchange itself (`.exchange`)"
             )
         check_same(record, type, side)
-        self._check_no_cost(record.intent, price)
+        check_no_cost(record.intent, price, self.adapter.details)
         intent, amendment = record.intent, self._amendment(record, params)
         outcome = await self._guarded(
             lambda: self.gateway.replace(
@@ -280,6 +280,8 @@ class GuardedExchange:
         return self._passed_through(value, observe=OBSERVED.fullmatch(snake) is not None)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "verbose":
+            check_verbose(value, allowed=self.adapter.allow_verbose)
         setattr(self.exchange, name, value)
 
     def __dir__(self) -> list[str]:
@@ -303,10 +305,20 @@ class GuardedExchange:
         return call
 
     async def _awaited(self, result: Awaitable[Any], *, observe: bool) -> Any:
+        self._check_quiet(result)
         value = await self._redacted(lambda: result)
         if observe:
             await self._observe(value)
         return value
+
+    def _check_quiet(self, result: Awaitable[Any]) -> None:
+        """Refuse to carry out a call while the exchange would print its keys; what was not begun is not left open."""
+        try:
+            check_verbose(getattr(self.exchange, "verbose", False), allowed=self.adapter.allow_verbose)
+        except UnsupportedByVenue:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise
 
     async def _canceled_beside(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A cancel of several orders goes to the venue as it is; then the journal learns what became of its own.
@@ -348,10 +360,6 @@ class GuardedExchange:
     def _check_not_closed(self) -> None:
         if self.is_closed:
             raise InvalidInput("this exchange is closed: enter it again with `async with` before it sends orders")
-
-    def _check_no_cost(self, intent: Intent, price: object) -> None:
-        details = self.adapter.details
-        check_no_cost(intent, price, bounds_slippage=details is not None and details.price_for_market)
 
     def _fresh_until_ms(self) -> int | None:
         """Until when an entry that is asked for now may be sent."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
 import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -15,7 +17,8 @@ from urllib.parse import quote, quote_plus
 import ccxt
 import pytest
 
-from execsafe.core.redaction import MARK
+import execsafe
+from execsafe.core.redaction import MARK, redact
 from execsafe.errors import OutcomeUnknown, UnsupportedByVenue
 from execsafe.testing._orders import RejectReason
 from execsafe.testing.faults import APPLIES, Fault, Strike
@@ -254,3 +257,78 @@ async def test_notes_chains_and_arguments_that_others_attach_are_redacted_too(na
         ]
         assert list(leaks_of(wire, rig, errors)) == []
         assert MARK in str(errors[0].exceptions[0].args[0])
+
+
+# --- verbose mode ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [True, 1, "yes"])
+async def test_verbose_mode_cannot_be_turned_on_through_the_guard(value, capsys):
+    async with a_rig(keys=KEYS) as rig:
+        guarded = await rig.guard(rig.exchange(apiKey=KEY, secret=SECRET))
+        with pytest.raises(UnsupportedByVenue, match="verbose"):
+            guarded.verbose = value
+        assert guarded.exchange.verbose is False
+        guarded.verbose = False
+        await guarded.fetch_open_orders(rig.symbol)
+        assert capsys.readouterr().out == ""
+
+
+async def test_while_the_wrapped_exchange_is_verbose_nothing_but_a_cancel_is_sent(capsys):
+    async with a_rig(keys=KEYS) as rig:
+        guarded = await rig.guard(rig.exchange(apiKey=KEY, secret=SECRET))
+        order = await buy(guarded)
+        guarded.exchange.verbose = True
+        requests = len(rig.server.requests)
+        for call in (
+            lambda: guarded.fetch_open_orders(rig.symbol),
+            guarded.fetchBalance,
+            lambda: guarded.fetch_order(order["id"], rig.symbol),
+            guarded.privateGetAccount,
+            lambda: buy(guarded, "another"),
+        ):
+            with pytest.raises(UnsupportedByVenue, match="verbose"):
+                await call()
+        assert len(rig.server.requests) == requests
+        assert capsys.readouterr().out == ""
+        assert guarded.amount_to_precision(rig.symbol, 0.01) == "0.01"  # asks nobody
+        guarded.exchange.verbose = False
+        assert [found["id"] for found in await guarded.fetch_open_orders(rig.symbol)] == [order["id"]]
+
+
+async def test_who_allows_it_may_have_it(monkeypatch):
+    async with a_rig(keys=KEYS) as rig:
+        guarded = await rig.guard(rig.exchange(apiKey=KEY, secret=SECRET))
+        monkeypatch.setattr(type(guarded.adapter), "allow_verbose", True)
+        guarded.verbose = True
+        assert guarded.exchange.verbose is True
+        guarded.verbose = False
+
+
+# --- the library's own words -----------------------------------------------------------------------------------------
+
+SOURCE = Path(execsafe.__file__).parent
+
+
+def words_of(node: ast.expr) -> str | None:
+    """A text in the source, with a word where a value would be."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "value" for part in node.values)
+    return None
+
+
+def raised_texts() -> Iterator[tuple[str, int, str]]:
+    """The message of every exception that is made in the library."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for call in ast.walk(node.exc) if isinstance(node, ast.Raise) and node.exc is not None else ():
+                if isinstance(call, ast.Call) and call.args and (text := words_of(call.args[0])):
+                    yield path.relative_to(SOURCE).as_posix(), node.lineno, text
+
+
+def test_the_librarys_own_messages_survive_the_redaction():
+    texts = list(raised_texts())
+    assert len(texts) > 200
+    assert [found for found in texts if redact(found[2]) != found[2]] == []

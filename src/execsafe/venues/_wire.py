@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import attrs
 
+from execsafe.errors import UnsupportedByVenue
 from execsafe.venues._shapes import options_of
 
 _MARK: Final = "_execsafe_hooked"
@@ -120,6 +121,15 @@ def redact_log(exchange: Any, redact: Callable[[str], str]) -> None:
     logger = getattr(exchange, "logger", None)
     if isinstance(logger, logging.Logger):
         exchange.logger = _RedactingLogger(logger, redact)
+
+
+def check_verbose(verbose: object, *, allowed: bool) -> None:
+    """Refuse a value of ccxt's ``verbose`` with which it would print keys and signatures, past every log filter."""
+    if verbose and not allowed:
+        raise UnsupportedByVenue(
+            "ccxt's verbose mode would print keys and signed requests. Turn it off, or subclass CcxtAdapter with "
+            "allow_verbose = True"
+        )
 
 
 def _forbid_retries(exchange: Any, path: str) -> None:

@@ -346,11 +346,7 @@ class CcxtAdapter(CcxtViews):
         self._check_verbose()
 
     def _check_verbose(self) -> None:
-        if getattr(self.exchange, "verbose", False) is True and not self.allow_verbose:
-            raise UnsupportedByVenue(
-                "verbose mode prints signed requests with keys and signatures: turn it off, or subclass CcxtAdapter "
-                "with allow_verbose = True"
-            )
+        _wire.check_verbose(getattr(self.exchange, "verbose", False), allowed=self.allow_verbose)
 
     def _set_window(self) -> None:
         param = self.profile.expiry_param or ""
