@@ -24,7 +24,7 @@ from execsafe._ccxt_calls import (
     symbol_of_cancel,
 )
 from execsafe._ccxt_intent import check_no_cost, to_intent
-from execsafe._ccxt_session import close_client, given_session, reopen_client
+from execsafe._ccxt_session import check_session, close_client, given_session, reopen_client
 from execsafe._ccxt_shape import (
     ccxt_order,
     check_reference,
@@ -133,7 +133,7 @@ class GuardedExchange:
         An entry that is no longer fresh is not sent any more, but looked for until it is found, or proven never to
         have been placed. Records that ended longer ago than the retention are forgotten.
         """
-        self._check_not_closed()
+        self._check_open()
         await self.store.open()
         recovery = await self.gateway.recover(self.account)
         await self.sweeper.sweep()
@@ -164,11 +164,11 @@ class GuardedExchange:
             AlreadyInFlight: the same key is being worked on; pass ``params={"join": True}`` to share its result.
             OutcomeUnknown: still in doubt after all patience. Never resend; ``recover()`` or repeat with the key.
             NotPlaced: proven not placed; attempts spent, or too late for another.
-            VenueUnavailable: markets or account could not be read beforehand. Nothing was sent.
+            VenueUnavailable: markets or account could not be read, or the client is closed. Nothing was sent.
             StoreError: it could not be journalled. Nothing was sent.
             ccxt's own exception: the venue definitely refused.
         """
-        self._check_not_closed()
+        self._check_open()
         intent, join = to_intent(
             symbol,
             type,
@@ -207,7 +207,7 @@ class GuardedExchange:
             TradingDenied: a check refused what would be sent.
             OutcomeUnknown: the old order could not be seen to end, or the new one is in doubt.
         """
-        self._check_not_closed()
+        self._check_open()
         check_reference(id, symbol, params)
         check_terms(type, side, amount, price)
         await self._check_listed(symbol)
@@ -357,9 +357,10 @@ class GuardedExchange:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _check_not_closed(self) -> None:
+    def _check_open(self) -> None:
         if self.is_closed:
             raise InvalidInput("this exchange is closed: enter it again with `async with` before it sends orders")
+        check_session(self.exchange)
 
     def _fresh_until_ms(self) -> int | None:
         """Until when an entry that is asked for now may be sent."""

@@ -12,7 +12,7 @@ import ccxt.async_support
 import pytest
 
 import execsafe
-from execsafe.errors import InvalidInput
+from execsafe.errors import InvalidInput, VenueUnavailable
 from wrap.rig import MARKETABLE, a_rig, at_both_venues, buy, journal_of, quick
 
 pytestmark = [pytest.mark.anyio, pytest.mark.guarantee(2)]
@@ -68,6 +68,50 @@ async def test_entering_again_opens_it_again_journal_and_all(name, how):
         assert {entry.venue_order_id for entry in rig.accepted()} == {again["id"], new["id"]}
         with pytest.raises(InvalidInput, match="closed"):
             await buy(guarded, "once more")
+
+
+# --- the client is closed under the guard ----------------------------------------------------------------------------
+
+
+async def close_session(exchange):
+    await exchange.session.close()
+
+
+async def close_exchange(exchange):
+    await exchange.close()
+
+
+@pytest.mark.parametrize("close", [close_session, close_exchange])
+@at_both_venues
+async def test_nothing_is_journalled_or_looked_for_when_the_clients_session_is_closed(name, close):
+    async with a_rig(name) as rig:
+        guarded = await rig.guard()
+        order = await buy(guarded)
+        await close(guarded.exchange)
+        journal, requests = await journal_of(guarded), len(rig.server.requests)
+        for call in (
+            lambda: buy(guarded, "after"),
+            lambda: guarded.create_market_buy_order(rig.symbol, 0.01),
+            lambda: guarded.edit_order(order["id"], rig.symbol, "limit", "buy", 0.02),
+            guarded.recover,
+        ):
+            with pytest.raises(VenueUnavailable, match="nothing was sent"):
+                await call()
+        assert await journal_of(guarded) == journal
+        assert len(rig.server.requests) == requests
+        assert len(rig.accepted()) == 1
+        another = await rig.guard()
+        assert (await buy(another, "after"))["status"] == "open"
+
+
+async def test_two_guards_on_one_exchange_know_that_it_was_closed_for_both():
+    async with a_rig() as rig:
+        exchange = rig.exchange()
+        one = await rig.guard(exchange)
+        async with execsafe.wrap(exchange, store=rig.url, profile=quick("binance")):
+            pass
+        with pytest.raises(VenueUnavailable, match=r"open\(\) is called"):
+            await buy(one)
 
 
 # --- nothing is left behind ------------------------------------------------------------------------------------------
