@@ -34,7 +34,7 @@ async def close_client(exchange: Any) -> None:
         await close()
 
 
-def reopen_client(exchange: Any, given: Any) -> None:
+def let_reconnect(exchange: Any, given: Any) -> None:
     """Make a closed exchange usable again, with the session that was *given* to it before.
 
     ccxt makes a session of its own with the next request, but recent versions not after a close, unless told to.
@@ -42,4 +42,4 @@ def reopen_client(exchange: Any, given: Any) -> None:
     if given is not None and getattr(exchange, "session", None) is None:
         exchange.session = given
     if getattr(exchange, "closed_by_user", False) is True:
-        exchange.open()
+        exchange.closed_by_user = False

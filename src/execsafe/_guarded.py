@@ -24,7 +24,7 @@ from execsafe._ccxt_calls import (
     symbol_of_cancel,
 )
 from execsafe._ccxt_intent import check_no_cost, to_intent
-from execsafe._ccxt_session import check_session, close_client, given_session, reopen_client
+from execsafe._ccxt_session import check_session, close_client, given_session, let_reconnect
 from execsafe._ccxt_shape import (
     ccxt_order,
     check_reference,
@@ -109,15 +109,16 @@ class GuardedExchange:
     async def __aenter__(self) -> GuardedExchange:
         await self.store.open()
         if self.is_closed:
-            reopen_client(self.exchange, self.given_session)
+            let_reconnect(self.exchange, self.given_session)
             self.__dict__["is_closed"] = False
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         await self.close()
+        let_reconnect(self.exchange, self.given_session)  # whoever has the exchange object may go on with it
 
     async def close(self) -> None:
-        """Close the store and the exchange, as leaving ``async with`` does. Entering opens both again."""
+        """Close the store and the exchange. Entering with ``async with`` opens both again."""
         own = self.__dict__
         own["is_closed"] = True
         own["given_session"] = given_session(self.exchange) or self.given_session
