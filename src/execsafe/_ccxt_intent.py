@@ -13,7 +13,25 @@ from execsafe.model.intent import Intent
 from execsafe.model.values import shorten
 from execsafe.venues._details import Details
 
+_OWN: Final = ("intentKey", "join", "freshUntilMs")
+_OWN_BY_LETTERS: Final = {name.lower(): name for name in _OWN}
+_YEAR_2001_MS: Final = 978_307_200_000
 _NO_KEY: Final[Any] = object()  # a key that is None is a defect of the caller, and no wish for a new intent
+
+
+def check_own_params(params: Mapping[Any, Any]) -> None:
+    """Refuse a misspelt param of execsafe's own, and a time that is not in ms.
+
+    Misspelt, it would go out to the venue, which ignores it: without its key every retry is another order.
+    """
+    for name in params:
+        letters = name.lower().replace("_", "").replace("-", "") if isinstance(name, str) else ""
+        own = _OWN_BY_LETTERS.get(letters, name)
+        if own != name:
+            raise InvalidInput(f"params[{shorten(name)}] is no parameter: write {own!r}")
+    until = params.get("freshUntilMs")
+    if isinstance(until, (int, float)) and not isinstance(until, bool) and until < _YEAR_2001_MS:
+        raise InvalidInput(f"freshUntilMs is in Unix milliseconds: {shorten(until)} lies before the year 2001")
 
 
 def to_intent(
@@ -29,6 +47,7 @@ def to_intent(
 ) -> tuple[Intent, bool]:
     """The intent, and whether the caller would join one who is at it. *fresh_until_ms* applies where none is given."""
     extra = dict(to_mapping(params))
+    check_own_params(extra)
     key = extra.pop("intentKey", _NO_KEY)
     join = extra.pop("join", False)
     if not isinstance(join, bool):

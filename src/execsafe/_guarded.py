@@ -23,7 +23,7 @@ from execsafe._ccxt_calls import (
     snake_case,
     symbol_of_cancel,
 )
-from execsafe._ccxt_intent import check_no_cost, to_intent
+from execsafe._ccxt_intent import check_no_cost, check_own_params, to_intent
 from execsafe._ccxt_session import check_session, close_client, given_session, let_reconnect
 from execsafe._ccxt_shape import (
     ccxt_order,
@@ -210,6 +210,7 @@ class GuardedExchange:
         """
         self._check_open()
         check_reference(id, symbol, params)
+        check_own_params(to_mapping(params))
         check_terms(type, side, amount, price)
         await self._check_listed(symbol)
         record = await self._guarded(lambda: self._mine(id, symbol, params))

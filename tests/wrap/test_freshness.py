@@ -17,6 +17,7 @@ from execsafe.testing.faults import Fault
 from wrap.rig import PATIENCE_S, a_rig, at_both_venues, buy, record_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.guarantee(17)]
+LONG_AGO_MS = 1_000_000_000_000  # in 2001
 DAY_MS = 86_400_000
 
 
@@ -102,7 +103,7 @@ async def test_a_time_of_its_own_is_not_part_of_the_payload_and_ends_the_call_be
             await buy(guarded, freshUntilMs=now_ms - 1)
         assert await guarded.registry.find("k") is None
         for malformed in ("soon", 1.5, -1, True):
-            with pytest.raises(InvalidInput, match="fresh_until_ms"):
+            with pytest.raises(InvalidInput, match=r"fresh_until_ms|freshUntilMs"):
                 await buy(guarded, freshUntilMs=malformed)
         order = await buy(guarded, freshUntilMs=now_ms + 60_000)
         for other in ({}, {"freshUntilMs": now_ms - 1}, {"freshUntilMs": None}):
@@ -110,11 +111,23 @@ async def test_a_time_of_its_own_is_not_part_of_the_payload_and_ends_the_call_be
         assert rig.orders_sent() == 1
 
 
+@pytest.mark.parametrize("in_seconds", [1_900_000_000, 1_900_000_000.5, 0, -1])
+async def test_a_time_in_seconds_is_refused_and_the_unit_named(in_seconds):
+    async with a_rig() as rig:
+        guarded = await rig.guard()
+        order = await buy(guarded)
+        with pytest.raises(InvalidInput, match="freshUntilMs is in Unix milliseconds"):
+            await buy(guarded, "late", freshUntilMs=in_seconds)
+        with pytest.raises(InvalidInput, match="freshUntilMs is in Unix milliseconds"):
+            await guarded.edit_order(order["id"], rig.symbol, price=39_000, params={"freshUntilMs": in_seconds})
+        assert (rig.orders_sent(), rig.venue.order(order["id"]).is_open) == (1, True)
+
+
 async def test_exits_are_never_too_late():
     async with a_rig("bybit") as rig:
         guarded = await rig.guard()
         await guarded.create_market_buy_order(rig.symbol, 0.02)
-        params = {"reduceOnly": True, "freshUntilMs": 1}
+        params = {"reduceOnly": True, "freshUntilMs": LONG_AGO_MS}
         order = await guarded.create_order(rig.symbol, "market", "sell", 0.01, None, params)
         assert order["filled"] == 0.01
 
@@ -131,7 +144,7 @@ async def test_an_order_is_edited_long_after_its_own_time(name):
         edited = await guarded.edit_order(order["id"], rig.symbol, "limit", "buy", 0.02, 41_000)
         assert (edited["status"], edited["amount"]) == ("open", 0.02)
         with pytest.raises(TradingDenied, match="stale"):
-            await guarded.edit_order(edited["id"], rig.symbol, price=42_000, params={"freshUntilMs": 1})
+            await guarded.edit_order(edited["id"], rig.symbol, price=42_000, params={"freshUntilMs": LONG_AGO_MS})
         eternal = await rig.guard(clock=clock, fresh_for_s=math.inf)
         clock.ahead_ms *= 2
         assert (await eternal.edit_order(edited["id"], rig.symbol, price=39_000))["status"] == "open"

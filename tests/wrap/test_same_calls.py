@@ -12,7 +12,7 @@ import ccxt
 import pytest
 
 import execsafe
-from execsafe.errors import IntentConflict, StoreError, StoreUnavailable, UnsupportedByVenue
+from execsafe.errors import IntentConflict, InvalidInput, StoreError, StoreUnavailable, UnsupportedByVenue
 from execsafe.model.event import EventType
 from execsafe.model.outcome import Operation
 from execsafe.stores.memory import MemoryStore
@@ -109,6 +109,28 @@ async def test_without_a_key_each_call_is_an_intent_of_its_own(name):
         orders = [await buy(guarded, None) for _ in range(3)]
         assert len({order["clientOrderId"] for order in orders}) == len(rig.accepted()) == 3
         assert len({order["intentKey"] for order in orders}) == 3
+
+
+NEAR_MISSES = {
+    "intentKey": ("intent_key", "intentkey", "IntentKey", "INTENT_KEY", "intent-key"),
+    "join": ("Join", "JOIN", "_join"),
+    "freshUntilMs": ("fresh_until_ms", "freshuntilms", "freshUntilMS", "fresh-until-ms"),
+}
+
+
+@at_both_venues
+async def test_a_misspelt_key_is_refused_and_the_right_spelling_named(name):
+    async with a_rig(name) as rig:
+        guarded = await rig.guard()
+        order = await buy(guarded)
+        for right, wrongs in NEAR_MISSES.items():
+            for wrong in wrongs:
+                with pytest.raises(InvalidInput, match=f"write '{right}'"):
+                    await buy(guarded, None, **{wrong: "signal-42"})
+                with pytest.raises(InvalidInput, match=f"write '{right}'"):
+                    await guarded.edit_order(order["id"], rig.symbol, price=39_000, params={wrong: "signal-42"})
+        assert rig.orders_sent() == 1
+        assert len(rig.accepted()) == 1
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
