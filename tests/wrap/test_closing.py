@@ -104,21 +104,24 @@ async def test_nothing_is_journalled_or_looked_for_when_the_clients_session_is_c
         assert (await buy(another, "after"))["status"] == "open"
 
 
-async def test_two_guards_on_one_exchange_know_that_it_was_closed_for_both():
+async def test_two_guards_on_one_exchange_can_be_used_one_after_the_other_but_not_beyond_a_close():
     async with a_rig() as rig:
         exchange = rig.exchange()
         one = await rig.guard(exchange)
-        async with execsafe.wrap(exchange, store=rig.url, profile=quick("binance")):
-            pass
+        async with execsafe.wrap(exchange, store=rig.url, profile=quick("binance")) as other:
+            await buy(other, "other")
+        await buy(one, "one")
+        assert len(rig.accepted()) == 2
+        await other.close()
         with pytest.raises(VenueUnavailable, match=r"open\(\) is called"):
-            await buy(one)
+            await buy(one, "late")
 
 
 # --- nothing is left behind ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_leaving_the_block_closes_store_and_exchange_however_it_is_left(fails, caplog):
+async def test_who_has_the_exchange_itself_may_go_on_with_it_after_the_block_however_it_was_left(fails):
     async with a_rig() as rig:
         exchange = rig.exchange()
         with contextlib.suppress(ZeroDivisionError):
@@ -126,9 +129,8 @@ async def test_leaving_the_block_closes_store_and_exchange_however_it_is_left(fa
                 await buy(guarded)
                 if fails:
                     raise ZeroDivisionError
-        assert exchange.session is None
-        with pytest.raises(ccxt.async_support.BaseError):
-            await exchange.fetch_ticker(rig.symbol)
+        assert guarded.is_closed
+        assert (await exchange.fetch_ticker(rig.symbol))["symbol"] == rig.symbol
 
 
 async def test_a_store_that_fails_to_close_does_not_keep_the_exchange_open(monkeypatch):
