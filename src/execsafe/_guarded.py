@@ -244,6 +244,7 @@ class GuardedExchange:
 
         A cancel stays possible when the store fails: then the venue is asked directly.
         """
+        check_session(self.exchange)
         check_reference(id, symbol, params, symbol_required=False)
         await self._check_listed(symbol)
         try:

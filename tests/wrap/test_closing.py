@@ -48,6 +48,9 @@ async def test_a_closed_exchange_sends_no_orders(name, how):
         ):
             with pytest.raises(InvalidInput, match="this exchange is closed"):
                 await call()
+        if how == "close":
+            with pytest.raises(VenueUnavailable, match="nothing was sent"):
+                await guarded.cancel_order(order.venue_order_id, rig.symbol)
         assert len(rig.server.requests) == requests
         assert len(rig.accepted()) == 1
         another = await rig.guard()
@@ -93,6 +96,8 @@ async def test_nothing_is_journalled_or_looked_for_when_the_clients_session_is_c
             lambda: buy(guarded, "after"),
             lambda: guarded.create_market_buy_order(rig.symbol, 0.01),
             lambda: guarded.edit_order(order["id"], rig.symbol, "limit", "buy", 0.02),
+            lambda: guarded.cancel_order(order["id"], rig.symbol),
+            lambda: guarded.cancel_order("4711", rig.symbol),
             guarded.recover,
         ):
             with pytest.raises(VenueUnavailable, match="nothing was sent"):
