@@ -6,6 +6,7 @@ The venue is a stub that answers at once, so that what remains is what the guara
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
 from decimal import Decimal
@@ -174,9 +175,8 @@ def test_replay_in_memory(beside, ratio, loop):
     ratio("repeat of a known key", mine, first, floor="its first time", reach=0.1)
 
 
-def raw_commits(path, rows, groups):
+def raw_commits(database, rows, groups):
     """*groups* transactions of *rows* rows each, with the pragmas of the store."""
-    database = sqlite3.connect(path, isolation_level=None)
     mode = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "PERSIST"
     database.execute(f"PRAGMA journal_mode={mode}")
     database.execute("PRAGMA synchronous=FULL")
@@ -206,9 +206,11 @@ def test_durable_submit(beside, ratio, loop, tmp_path, callers):
     def ours(todo):
         loop.run_until_complete(together(todo))
 
-    raw = raw_commits(tmp_path / "raw.db", callers, 2 * groups)
     count = callers * groups
-    mine, floor = beside(ours, lambda _: raw(), per=2 * count, rounds=6, prepare=(lambda: intents(count), lambda: None))
+    with contextlib.closing(sqlite3.connect(tmp_path / "raw.db", isolation_level=None)) as database:
+        raw = raw_commits(database, callers, 2 * groups)
+        prepare = (lambda: intents(count), lambda: None)
+        mine, floor = beside(ours, lambda _: raw(), per=2 * count, rounds=6, prepare=prepare)
     name = f"durable commit of a submit, {callers} caller{'s' if callers > 1 else ''}"
     # A commit of ours is a record, its alias, its events and a lease, encoded and checked; the floor is one row.
     reach, aim = (3.0, 1.4) if callers == 1 else (18.0, 2.0)
