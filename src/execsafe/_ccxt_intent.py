@@ -10,6 +10,7 @@ from execsafe._ccxt_shape import PLAIN_TYPES, SIDES, in_lower_case, to_mapping, 
 from execsafe.errors import InvalidInput, UnsupportedByVenue
 from execsafe.model.instrument import is_contract
 from execsafe.model.intent import Intent
+from execsafe.model.order import Side
 from execsafe.model.values import shorten
 from execsafe.venues._details import Details
 
@@ -72,14 +73,16 @@ def to_intent(
     return intent, join
 
 
-def check_no_cost(intent: Intent, price: object, details: Details | None) -> None:
-    """Refuse a price with a spot market order, unless the venue needs it to bound the slippage.
+def check_no_cost(intent: Intent, price: object, details: Details | None, *, edits: bool = False) -> None:
+    """Refuse a price with a spot market purchase, unless the venue needs it to bound the slippage.
 
     Clients read *amount* × *price* of such an order as money to spend: ccxt's own way to buy for 100 USDT is an
-    amount of 100 and a price of 1. Taken for a quantity, it would buy 100 of the coin.
+    amount of 100 and a price of 1. Taken for a quantity, it would buy 100 of the coin. With a sale they leave the
+    price out, and so is done here: whoever must get out is not held up by it. *edits* are refused either way.
     """
     bounds_slippage = details is not None and details.price_for_market
-    if price is None or bounds_slippage or intent.type.lower() != "market" or is_contract(intent.symbol):
+    is_spot_market = intent.type.lower() == "market" and not is_contract(intent.symbol)
+    if price is None or bounds_slippage or not is_spot_market or not (edits or intent.side is Side.BUY):
         return
     raise UnsupportedByVenue(
         f"{intent.symbol}: with a price, ccxt takes a spot market order for amount × price of money to spend, which is "

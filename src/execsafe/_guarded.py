@@ -159,7 +159,7 @@ class GuardedExchange:
 
         Raises:
             InvalidInput: malformed, against a limit (``InvalidOrder``), or closed. Nothing was sent.
-            UnsupportedByVenue: it would do something else, as a spot market order with a price. Nothing was sent.
+            UnsupportedByVenue: it would do something else, as a spot market purchase with a price. Nothing was sent.
             IntentConflict: the key belongs to another payload. Nothing was sent.
             TradingDenied: the entry is no longer fresh, or a check refused it. Nothing was sent.
             AlreadyInFlight: the same key is being worked on; pass ``params={"join": True}`` to share its result.
@@ -220,7 +220,7 @@ class GuardedExchange:
                 "and create it anew, or use the wrapped exchange itself (`.exchange`)"
             )
         check_same(record, type, side)
-        check_no_cost(record.intent, price, self.adapter.details)
+        check_no_cost(record.intent, price, self.adapter.details, edits=True)
         intent, amendment = record.intent, self._amendment(record, params)
         outcome = await self._guarded(
             lambda: self.gateway.replace(

@@ -21,13 +21,13 @@ def ways_to_spend_100_usdt():
         yield "create_market_order_with_cost", (SPOT, side, 100), {}
         yield f"create_market_{side}_order_with_cost", (SPOT, 100), {}
         yield "createMarketOrderWithCost", (SPOT, side, 100), {}
-        yield "create_order", (SPOT, "market", side, 100, 1), {}
-        yield "create_order", (SPOT, "Market", side, 0.001, 100_000), {}
-        yield "create_market_order", (SPOT, side, 100, 1), {}
         yield "create_order", (SPOT, "market", side, 0.01), {"cost": 100}
         yield "create_order", (SPOT, "market", side, 0.01), {"quoteOrderQty": 100}
         yield "create_order", (SPOT, "market", side, None), {"cost": 100}
-    yield "create_order", (SPOT, "market", "sell", 100, 1), {"triggerPrice": 50_000}
+    yield "create_order", (SPOT, "market", "buy", 100, 1), {}
+    yield "create_order", (SPOT, "Market", "buy", 0.001, 100_000), {}
+    yield "create_market_order", (SPOT, "buy", 100, 1), {}
+    yield "create_order", (SPOT, "market", "buy", 100, 1), {"triggerPrice": 70_000}
 
 
 @pytest.mark.parametrize("name", SPOT_VENUES)
@@ -54,6 +54,18 @@ async def test_the_refusal_says_how_to_give_the_order(name):
         [accepted] = rig.accepted()
         assert (accepted.client_order_id, float(accepted.quantity)) == (order["clientOrderId"], 0.01)
         assert not any(guarded.has[name] for name in guarded.has if str(name).endswith("WithCost"))
+
+
+@pytest.mark.parametrize("name", SPOT_VENUES)
+async def test_a_market_sale_with_a_price_sells_the_quantity_as_it_does_without_the_guard(name):
+    """A bot that gives a price with every order must still get out."""
+    async with a_rig(name, default_venue(name)) as rig:
+        guarded = await rig.guard(ready=False)
+        await guarded.create_order(SPOT, "market", "buy", 0.05)
+        order = await guarded.create_order(SPOT, "market", "sell", 0.02, 59_000)
+        sold = rig.accepted()[-1]
+        assert (sold.side.value, float(sold.quantity)) == ("sell", 0.02)
+        assert (order["type"], order["filled"]) == ("market", 0.02)
 
 
 async def test_a_spot_stop_that_is_a_market_order_is_not_edited_with_a_price_either():
