@@ -109,7 +109,7 @@ async def refuse(name: str, *_args: Any, **_kwargs: Any) -> None:
     if snake_case(name).endswith("_with_cost"):
         raise UnsupportedByVenue(
             f"{name} names the money to spend, and no quantity that could be guarded: call create_order with the "
-            f"quantity in base currency, without a price"
+            "quantity in base currency, without a price"
         )
     raise UnsupportedByVenue(
         f"{name} would send orders past the guard; call create_order once for each order, or use the wrapped "

@@ -122,10 +122,12 @@ class PlanRunner:
 
     async def _hurry(self, one: Pass) -> None:
         """Cancelled: what filled is not left naked if a few seconds are enough to hedge or unwind it."""
+        grace_s = self._policy.shutdown_grace_s
         try:
-            with anyio.move_on_after(self._policy.shutdown_grace_s, shield=True):
-                await one.run(hurry=True)
-                return
+            with anyio.move_on_after(grace_s, shield=True):
+                if grace_s:  # none: nothing is begun, not even in the journal
+                    await one.run(hurry=True)
+                    return
         except Exception:  # noqa: BLE001 - the cancellation goes on; what is left is recover()'s
             _log.exception("plan %s is left to recover()", one.entry.record.key)
         one.tell_what_is_left()
