@@ -205,10 +205,15 @@ async def test_g5_a_look_that_costs_nothing_finds_what_is_recorded_and_hides_no_
     assert await registry.at_hand(intent()) is None  # closed: the write that follows says so
 
 
-async def test_where_a_look_costs_a_round_trip_none_is_made(registry, store):
-    await created(registry, intent())
-    store.is_down = True
-    assert await registry.at_hand(intent()) is None
+@pytest.mark.guarantee(5)
+async def test_g5_what_a_registry_has_not_met_is_not_looked_up_and_another_ones_record_is_refused_by_the_store(store):
+    ours, other = IntentRegistry(store), IntentRegistry(store)
+    record, _ = await created(other, intent())
+    assert await ours.at_hand(intent()) is None
+    with pytest.raises(VersionConflict):
+        await created(ours, intent())
+    assert await ours.find("k") == record
+    assert await ours.at_hand(intent()) == record  # now it is known
 
 
 # --- Version conflicts --------------------------------------------------------------------------------------

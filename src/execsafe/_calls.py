@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from types import TracebackType
 
 import anyio
@@ -23,7 +24,7 @@ class within:  # noqa: N801 - reads as what it does: `with within(10.0): …`
     __slots__ = ("_scope",)
 
     def __init__(self, timeout_s: float) -> None:
-        self._scope = anyio.move_on_after(timeout_s)
+        self._scope = _new_scope(timeout_s)
 
     def __enter__(self) -> None:
         self._scope.__enter__()
@@ -36,6 +37,26 @@ class within:  # noqa: N801 - reads as what it does: `with within(10.0): …`
         if is_foreign:
             raise CallAborted("the client gave the call up, and nobody had asked it to") from error
         return swallowed
+
+
+def _new_scope(timeout_s: float) -> anyio.CancelScope:
+    """``anyio.move_on_after(timeout_s)``, at half its price on asyncio.
+
+    It would find out anew for every call, and three times, which library runs the event loop, and initialise the scope
+    twice. What it makes on asyncio is always of one type, so that type is asked for once.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no asyncio here
+        task = None
+    if task is None:
+        return anyio.move_on_after(timeout_s)
+    return _asyncio_scope()(deadline=task.get_loop().time() + timeout_s)
+
+
+@functools.cache
+def _asyncio_scope() -> type[anyio.CancelScope]:
+    return type(anyio.CancelScope())
 
 
 def _is_cancelled() -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -90,7 +90,6 @@ class IntentRegistry:
         self.clock: Clock = clock if clock is not None else SystemClock()
         self._listeners = tuple(listeners)
         self._store_timeout_s = store_timeout_s
-        self._never_waits = store.never_waits
         self._retention_ms = round(retention_s * 1000)
         # By identity: the payload of what can only reduce. Nothing else ever goes out without the journal.
         self._seen = TTLStore[str, str](ttl_s=retention_s, max_entries=None, clock=self.clock)
@@ -143,14 +142,14 @@ class IntentRegistry:
         return record
 
     async def at_hand(self, intent: Intent) -> IntentRecord | None:
-        """:meth:`recorded`, where a look costs no round trip. None also where it would, or where it fails.
+        """:meth:`recorded`, for what this registry has met. None also for what others may know, or where a look fails.
 
-        Elsewhere the refusal of a second :meth:`create` tells that the key is known.
+        Then the refusal of a second :meth:`create` tells that the key is known: a new one costs no look.
 
         Raises:
             IntentConflict: the key belongs to another payload.
         """
-        if not self._never_waits:
+        if intent.identity not in self._seen:
             return None
         try:
             return await self.recorded(intent)
@@ -180,13 +179,12 @@ class IntentRegistry:
         return record
 
     def _remember(self, record: IntentRecord) -> None:
-        identity, has_ended = record.intent.identity, record.ended_at_ms is not None
-        if identity in self._seen and self._seen.is_live(identity) is not has_ended:
-            return
-        if has_ended:
-            self._seen.put_ended(identity, _payload(record.intent), record.ended_at_ms)
-        else:
-            self._seen.put_live(identity, _payload(record.intent))
+        identity, seen = record.intent.identity, self._seen
+        if record.ended_at_ms is None:
+            if not seen.is_live(identity):
+                seen.put_live(identity, _payload(record.intent))
+        elif not seen.mark_ended(identity, record.ended_at_ms):
+            seen.put_ended(identity, _payload(record.intent), record.ended_at_ms)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -197,9 +195,7 @@ class IntentRegistry:
             VersionConflict: the intent is already recorded.
             LeaseHeld: another process is working on it.
         """
-        now_ms = record.updated_at_ms
-        events = narrate(None, record, now_ms=now_ms)
-        stored, lease = await self._commit(None, record, events, now_ms=now_ms, acquire=acquire)
+        stored, lease = await self._commit(None, record, acquire=acquire)
         if lease is None:
             raise StoreCorrupt("the store granted no lease with the record", intent_key=record.intent.key)
         return stored, lease
@@ -230,10 +226,8 @@ class IntentRegistry:
                     await self.release_lease(lease)
                 return current
             released = lease if release_when(after) else None
-            now_ms = self.clock.now_ms()
-            events = narrate(current, after, now_ms=now_ms)
             try:
-                stored, _ = await self._commit(current, after, events, now_ms=now_ms, fence=lease, release=released)
+                stored, _ = await self._commit(current, after, fence=lease, release=released)
             except VersionConflict:
                 newer = await self._find(record.intent.identity)
                 if newer is None or record.version == 0:
@@ -314,14 +308,13 @@ class IntentRegistry:
         self,
         before: IntentRecord | None,
         after: IntentRecord,
-        events: tuple[Event, ...],
         *,
-        now_ms: int,
         fence: Lease | None = None,
         acquire: LeaseRequest | None = None,
         release: Lease | None = None,
     ) -> tuple[IntentRecord, Lease | None]:
-        version = 0 if before is None else before.version
+        version, now_ms = 0 if before is None else before.version, after.updated_at_ms
+        events = narrate(before, after, now_ms=now_ms)
         stored = _versioned(after, version + 1)
         put = _new_put(
             collection=COLLECTION,
@@ -361,8 +354,8 @@ class IntentRegistry:
                 raise
         return await self._write(attrs.evolve(batch, puts=(attrs.evolve(put, aliases=left),)))
 
-    async def _write(self, batch: Batch) -> Lease | None:
-        return await commit_shielded(self.store, batch, timeout_s=self._store_timeout_s)
+    def _write(self, batch: Batch) -> Coroutine[Any, Any, Lease | None]:
+        return commit_shielded(self.store, batch, timeout_s=self._store_timeout_s)
 
     def tell(self, events: Sequence[Event]) -> None:
         """Tell the listeners; one that raises never disturbs order flow."""
@@ -418,6 +411,8 @@ def _new_aliases(before: IntentRecord | None, after: IntentRecord) -> tuple[str,
     names: list[str] = []
     for number, attempt in enumerate(after.attempts):
         was = known[number] if number < len(known) else None
+        if attempt is was:
+            continue
         if was is None:
             names.append(_client_alias(account, attempt.client_order_id))
         if attempt.venue_order_id is not None and (was is None or was.venue_order_id is None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from execsafe.model.intent import MAY_FILL, IntentRecord
+from execsafe.model.intent import MAY_FILL, Attempt, IntentRecord
 from execsafe.model.order import ZERO
 from execsafe.model.values import left_of, total
 
@@ -14,9 +14,14 @@ def worst_case(record: IntentRecord) -> Decimal:
 
     An attempt in doubt counts in full: unknown is not zero.
     """
-    # Filled plus what is left of the quantity is the quantity, or what filled beyond it.
-    each = [max(a.quantity, a.filled_quantity) if a.state in MAY_FILL else a.filled_quantity for a in record.attempts]
-    return each[0] if len(each) == 1 else total(each)
+    attempts = record.attempts
+    return _may_own(attempts[0]) if len(attempts) == 1 else total([_may_own(attempt) for attempt in attempts])
+
+
+def _may_own(attempt: Attempt) -> Decimal:
+    """Filled plus what is left of the quantity is the quantity, or what filled beyond it."""
+    filled = attempt.filled_quantity
+    return filled if attempt.state not in MAY_FILL or filled > attempt.quantity else attempt.quantity
 
 
 def room(record: IntentRecord) -> Decimal:

@@ -193,10 +193,10 @@ class Driver:
         return transitions.begin(record, client_order_id=cid, deadline_ms=deadline_ms, now_ms=now_ms)
 
     def _is_too_late(self, journey: Journey, attempt: Attempt) -> bool:
-        now_ms, lease = self._clock.now_ms(), journey.lease
+        now_ms, lease, terms = self._clock.now_ms(), journey.lease, journey.record.terms
         expired = attempt.deadline_ms is not None and now_ms >= attempt.deadline_ms
         lost = lease is None or now_ms >= lease.expires_at_ms
-        return expired or lost or is_stale(journey.record.terms, now_ms=latest_ms(self._clock))
+        return expired or lost or (terms.fresh_until_ms is not None and is_stale(terms, now_ms=latest_ms(self._clock)))
 
     async def _transmit(self, journey: Journey, attempt: Attempt) -> None:
         handed_over = False
@@ -222,7 +222,8 @@ class Driver:
         if report is not None and _names_an_order(report):
             journey.report = report
             await self._take_in(journey, attempt, report)
-            await self._confirm(journey, attempt, report)
+            if journey.record.state is IntentState.LIVE:
+                await self._confirm(journey, attempt, report)
         elif judged is not None and judged.meaning is Meaning.REJECTED:
             now_ms = self._clock.now_ms()
             facts = judged.facts
@@ -261,7 +262,7 @@ class Driver:
 
     async def _confirm(self, journey: Journey, attempt: Attempt, report: OrderReport) -> None:
         says_nothing = report.status is OrderStatus.UNKNOWN or report.filled_quantity is None
-        if not (self._policy.confirm_acks and says_nothing and journey.record.state is IntentState.LIVE):
+        if not (self._policy.confirm_acks and says_nothing):
             return
         look = await self._resolver.look(order_ref(journey.record.intent, journey.record.attempts[attempt.number - 1]))
         if look.report is not None:
