@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import sqlite3
+import sys
+import tracemalloc
 from decimal import Decimal
 
+import attrs
 import pytest
 
 import execsafe
 from execsafe.core.ids import client_order_id
+from execsafe.core.transitions import new_record
 from execsafe.intents import IntentRegistry
 from execsafe.model.intent import ErrorFacts
 from execsafe.stores.memory import MemoryStore
@@ -173,6 +178,32 @@ def test_replay_in_memory(beside, ratio, loop):
 
     mine, first = beside(again, again, per=200, rounds=15, prepare=(lambda: known, lambda: intents(200)))
     ratio("repeat of a known key", mine, first, floor="its first time", reach=0.1)
+
+
+@pytest.mark.parametrize("reduce_only", [False, True], ids=["entry", "exit"])
+def test_memory_of_what_a_registry_has_met(benchmark, ratio, loop, reduce_only):
+    """What stays in memory of an ended intent, so that no exit goes out twice while the journal fails."""
+    registry = IntentRegistry(MemoryStore())
+    times = 20_000 if benchmark.enabled else 100
+    known = [attrs.evolve(each, reduce_only=reduce_only) for each in intents(times)]
+    now_ms = registry.clock.now_ms()
+    begun = [new_record(each, quantity=each.quantity, limit_price=None, now_ms=now_ms) for each in known]
+    ended = [attrs.evolve(each, ended_at_ms=now_ms) for each in begun]
+    identities = sum(sys.getsizeof(each.identity) for each in known) / times
+
+    def grown():
+        gc.collect()
+        tracemalloc.start()
+        for record in ended:
+            registry._remember(record)
+        size = tracemalloc.get_traced_memory()[0] / times
+        tracemalloc.stop()
+        return size
+
+    # The text of the identity goes with the record where the store keeps that in memory; elsewhere it is counted here.
+    name = f"remembered {'exit' if reduce_only else 'entry'}, bytes"
+    ratio(name, grown() + identities, 320, floor="320 bytes", reach=1.0)
+    benchmark(lambda: None)
 
 
 def raw_commits(database, rows, groups):
