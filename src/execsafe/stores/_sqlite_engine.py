@@ -19,7 +19,7 @@ from execsafe.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from execsafe.stores import _sqlite_files, _sqlite_schema
+from execsafe.stores import _sqlite_files, _sqlite_schema, codec
 from execsafe.stores._sqlite_errors import poisoned, poisons, primary_code, translate
 from execsafe.stores._sqlite_group import Encoded, apply
 
@@ -112,6 +112,7 @@ class Engine:
         except BaseException:
             connection.close()
             raise
+        codec.make_ready()
         self._connection = connection
         self._refusal = None
         self._pid = os.getpid()
