@@ -187,7 +187,9 @@ async def test_damage_found_on_the_way_stops_everything(path: Path, commit: str)
             await store.commit(a_batch(a_put()))
 
 
-@pytest.mark.parametrize("where", ["BEGIN", "FROM records", "INTO records", "INTO aliases", "COMMIT"])
+@pytest.mark.parametrize(
+    "where", ["BEGIN", "FROM records", "INTO records", "UPDATE records", "INTO aliases", "INTO events", "COMMIT"]
+)
 async def test_a_defect_in_the_store_neither_commits_by_halves_nor_stops_it(
     path: Path, commit: str, where: str
 ) -> None:
@@ -199,12 +201,13 @@ async def test_a_defect_in_the_store_neither_commits_by_halves_nor_stops_it(
             raise ZeroDivisionError
 
     async with SqliteStore(path, commit=commit, _connect=faulty(fault)) as store:  # type: ignore[arg-type]
+        await store.commit(a_batch(a_put("old")))
         failing[0] = True
         with pytest.raises(StoreUnavailable):
-            await store.commit(a_batch(a_put(aliases=("x",)), events=(an_event(),)))
+            await store.commit(a_batch(a_put(aliases=("x",)), a_put("old", 1), events=(an_event(),)))
         failing[0] = False
         assert await store.find(COLLECTION, "k") is None
-        await store.commit(a_batch(a_put()))
+        await store.commit(a_batch(a_put(), a_put("old", 1)))
 
 
 async def test_the_nth_failing_statement_changes_nothing(path: Path) -> None:

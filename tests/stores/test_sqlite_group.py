@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from execsafe.errors import ExecsafeError, InvalidInput, LeaseHeld, StoreUnavailable, VersionConflict
-from execsafe.ports import Batch, Lease, LeaseRequest
+from execsafe.errors import InvalidInput, LeaseHeld, StoreUnavailable, VersionConflict
+from execsafe.ports import Batch, Lease, LeaseRequest, Put
 from execsafe.stores import _sqlite_group as group
 from execsafe.stores import _sqlite_schema as schema
-from execsafe.stores._sqlite_engine import Commit, Engine, Job
+from execsafe.stores._sqlite_engine import Engine
+from execsafe.stores._sqlite_jobs import Job, Work
+from execsafe.stores._sqlite_tables import get_cursor, purge_records, set_cursor
 from execsafe.testing._store_model import COLLECTION, a_batch, a_put, an_event
 
 TABLES = {
@@ -29,11 +32,13 @@ TABLES = {
 
 
 class Tables:
-    """A store's tables, in memory."""
+    """A store's tables, in memory, under its engine."""
 
     def __init__(self) -> None:
         self.raw = sqlite3.connect(":memory:", isolation_level=None)
         self.raw.executescript(schema.SCHEMA)
+        self.engine = Engine(Path("x.db"), busy_timeout_s=0, exclusive=True, check="quick")
+        self.engine._connection, self.engine._pid = self.raw, os.getpid()
 
     def __enter__(self) -> Tables:
         return self
@@ -43,10 +48,9 @@ class Tables:
 
     def commit(self, *batches: Batch) -> list[Any]:
         """The outcomes of one transaction; errors as their class and context."""
-        self.raw.execute("BEGIN IMMEDIATE")
-        outcomes = group.apply(self.raw, [group.encode(batch) for batch in batches])
-        self.raw.execute("COMMIT")
-        return [(type(o), o.context) if isinstance(o, ExecsafeError) else o for o in outcomes]
+        jobs = [group.to_commit(batch) for batch in batches]
+        self.engine.serve(jobs)
+        return [job.result if job.error is None else (type(job.error), job.error.context) for job in jobs]  # type: ignore[attr-defined]
 
     def content(self) -> dict[str, list[Any]]:
         return {
@@ -88,7 +92,7 @@ batches = writes | acquisitions | everything
 
 def is_sound(batch: Batch) -> bool:
     try:
-        group.encode(batch)
+        group.to_commit(batch)
     except InvalidInput:
         return False
     return True
@@ -139,7 +143,39 @@ def test_several_versions_of_a_record_in_one_transaction_leave_the_last() -> Non
         assert len(tables.content()["events"]) == 3
 
 
-@pytest.mark.parametrize("count", [255, 256, 257, 600])
+@pytest.mark.parametrize("taken", [a_put("a"), a_put("b", aliases=("x",))], ids=["key", "alias"])
+def test_what_was_taken_not_to_exist_is_noticed_and_all_is_done_again_once(taken: Put) -> None:
+    """Also what came before it in the transaction, whatever it was: the first try has left no trace."""
+    ended = a_put("ended", is_open=False, ended_at_ms=1)
+    with Tables() as tables:
+        tables.commit(a_batch(a_put("a", aliases=("x",)), ended))
+        begun: list[str] = []
+        tables.raw.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
+        jobs = [
+            Work(lambda connection: set_cursor(connection, "c", 7), is_write=True),
+            group.to_commit(a_batch(a_put("new", aliases=("y",)), events=(an_event(),))),
+            Work(lambda connection: purge_records(connection, 10, 10), is_write=True),
+            group.to_commit(a_batch(taken, events=(an_event(),))),
+        ]
+        tables.engine.serve(jobs)
+        assert len(begun) == 2
+        assert [job.error is None for job in jobs] == [True, True, True, False]
+        assert jobs[2].result == 1
+        assert [row[1:3] for row in tables.content()["records"]] == [("a", 1), ("new", 1)]
+        assert [row[1:] for row in tables.content()["aliases"]] == [("x", "a"), ("y", "new")]
+        assert len(tables.content()["events"]) == 1
+        assert get_cursor(tables.raw, "c") == 7
+
+
+def test_of_several_reasons_to_refuse_a_batch_the_first_counts() -> None:
+    """Although at first only the second put's is seen: the first one's record was taken not to exist."""
+    with Tables() as tables:
+        tables.commit(a_batch(a_put("a"), a_put("b")))
+        [(kind, context)] = tables.commit(a_batch(a_put("a"), a_put("b", 2)))
+        assert (kind, context["key"]) == (VersionConflict, "a")
+
+
+@pytest.mark.parametrize("count", [15, 16, 17, 255, 256, 257, 600])
 def test_a_group_may_be_larger_than_one_question(count: int) -> None:
     """Every record and every alias is found again, whatever the number."""
     with Tables() as tables:
@@ -164,14 +200,12 @@ def test_a_defect_while_a_group_is_written_fails_all_of_it(tmp_path: Path, where
 
     def jobs() -> list[Job]:
         return [
-            Commit(
-                group.encode(
-                    Batch(
-                        now_ms=1,
-                        puts=(a_put(f"k{n}", aliases=(f"x{n}",)),),
-                        events=(an_event(),),
-                        acquire=LeaseRequest(name=f"l{n}", holder="p", ttl_ms=1),
-                    )
+            group.to_commit(
+                Batch(
+                    now_ms=1,
+                    puts=(a_put(f"k{n}", aliases=(f"x{n}",)),),
+                    events=(an_event(),),
+                    acquire=LeaseRequest(name=f"l{n}", holder="p", ttl_ms=1),
                 )
             )
             for n in range(size)

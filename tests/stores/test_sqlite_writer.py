@@ -364,6 +364,37 @@ async def test_a_store_that_was_forgotten_warns_and_lets_go(path: Path) -> None:
         pass
 
 
+async def test_a_store_that_is_forgotten_while_its_lock_is_held_lets_go_all_the_same(path: Path) -> None:
+    """Garbage is collected at any time and by any thread, also by the store's own in the midst of its work."""
+    store = SqliteStore(path)
+    await store.open()
+    writer = store._writer
+    assert writer is not None
+
+    def collect() -> None:
+        with writer._lock:
+            writer.stop()
+
+    await anyio.to_thread.run_sync(collect, abandon_on_cancel=True)
+    await anyio.to_thread.run_sync(writer._thread.join, 10)
+    assert not writer._thread.is_alive()
+    await store.aclose()
+
+
+async def test_nobody_stands_still_once_all_is_done(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has gone to sleep, and would not end the pause."""
+    monkeypatch.setattr(_writer, "_STAND_STILL_S", 30)
+    async with SqliteStore(path) as store:
+        await store.commit(a_batch(a_put()))
+        writer = store._writer
+        assert writer is not None
+        while not writer._is_asleep:
+            await anyio.sleep(0.001)
+        start = time.perf_counter()
+        writer._stand_still(start)
+        assert time.perf_counter() - start < 10
+
+
 async def test_inline_needs_no_thread_and_never_yields(path: Path) -> None:
     """So that it works on a virtual clock, and nothing comes between two calls."""
     before = threading.active_count()

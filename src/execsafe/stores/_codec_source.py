@@ -9,7 +9,7 @@ For a class with the fields ``name: str`` and ``price: Decimal | None = None`` t
         price = (
             "" if item is None else f',"price":{write_decimal(item) if type(item) is Decimal else encode_price(item)}'
         )
-        return f'"name":{name}{price}'
+        return f'{{"name":{name}{price}}}'
 
 
     def parse(tree):
@@ -60,12 +60,13 @@ class Field:
     converter: Converter
 
 
-def writer_of(fields: Sequence[Field]) -> Write:
-    """A function that gives the members of an object's JSON, without the braces around them."""
+def writer_of(fields: Sequence[Field], head: str = "") -> Write:
+    """A function that gives the JSON of an instance; *head* is a member that comes before those of its fields."""
     scope: dict[str, Any] = {}
     lines = ["def write(value):"]
     parts = []
-    first = next((n for n, field in enumerate(fields) if field.omit is NEVER), len(fields))  # this one needs no comma
+    # This one needs no comma of its own; without it, and without a head, the last comma is cut off.
+    first = -1 if head else next((n for n, field in enumerate(fields) if field.omit is NEVER), len(fields))
     for n, field in enumerate(fields):
         converter = field.converter
         scope |= {f"kind{n}": converter.kind, f"write{n}": converter.write, f"encode{n}": converter.encode}
@@ -80,8 +81,11 @@ def writer_of(fields: Sequence[Field]) -> Write:
             comma = "," * (n < first)
             lines.append(f"    text{n} = '' if item is omit{n} else f'{name}{{{text}}}{comma}'")
             parts.append(f"{{text{n}}}")
-    cut = "[:-1]" if first == len(fields) else ""
-    lines.append(f"    return f'{''.join(parts)}'{cut}")
+    members = "".join(parts)
+    if first == len(fields):
+        lines.append(f"    return '{{' + f'{members}'[:-1] + '}}'")
+    else:
+        lines.append(f"    return f'{{{{{head}{members}}}}}'")
     return _compiled("write", lines, scope)
 
 

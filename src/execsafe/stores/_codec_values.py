@@ -91,15 +91,11 @@ def _write_float(value: float) -> str:
     return repr(value)
 
 
+@functools.lru_cache(maxsize=1_024)  # a record names the same few numbers again and again; equal ones have one text
 def _write_decimal(value: Decimal) -> str:
-    return _number_text(str(value))
-
-
-@functools.lru_cache(maxsize=1_024)  # a record names the same few numbers again and again
-def _number_text(text: str) -> str:
+    text = str(value)
     if _CANONICAL.fullmatch(text):
         return f'"{text}"'
-    value = Decimal(text)
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int) or abs(exponent) > _SCALE_MAX or abs(value.adjusted()) > _SCALE_MAX:
         raise InvalidInput(f"cannot store the number {shorten(text)}: not finite, or out of range")

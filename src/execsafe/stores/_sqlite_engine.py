@@ -8,9 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, cast
 
 from execsafe.errors import (
     ExecsafeError,
@@ -21,44 +19,11 @@ from execsafe.errors import (
 )
 from execsafe.stores import _sqlite_files, _sqlite_schema, codec
 from execsafe.stores._sqlite_errors import poisoned, poisons, primary_code, translate
-from execsafe.stores._sqlite_group import Encoded, apply
+from execsafe.stores._sqlite_group import NotFresh, apply
+from execsafe.stores._sqlite_jobs import Commit, Job, closed, forked
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 Connect = Callable[[Path, float], sqlite3.Connection]
-
-
-@attrs.define(eq=False)
-class Job:
-    """What became of one piece of work: a result, or an error to be raised by whoever asked."""
-
-    is_write: bool = attrs.field(kw_only=True)
-    result: Any = attrs.field(default=None, init=False)
-    error: Exception | None = attrs.field(default=None, init=False)
-
-    def unwrap(self) -> Any:
-        """The result.
-
-        Raises:
-            ExecsafeError: the work's own error, or the store's.
-        """
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-@attrs.define(eq=False)
-class Commit(Job):
-    """A batch to be written; those that come one after another are written together."""
-
-    encoded: Encoded
-    is_write: bool = attrs.field(default=True, init=False)
-
-
-@attrs.define(eq=False)
-class Work(Job):
-    """Anything else."""
-
-    work: Callable[[sqlite3.Connection], Any]
 
 
 class Engine:
@@ -165,10 +130,11 @@ class Engine:
     def _write(self, jobs: Sequence[Job]) -> None:
         connection = self._ready()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            self._check_mode(connection)
-            for kind, run in itertools.groupby(jobs, type):
-                (_run_together if kind is Commit else _run_each)(list(run), connection)
+            try:
+                self._begin(connection, jobs, is_fresh=True)
+            except NotFresh:
+                connection.execute("ROLLBACK")
+                self._begin(connection, jobs, is_fresh=False)
         except BaseException as error:
             self._undo(connection, error)
             raise
@@ -179,6 +145,16 @@ class Engine:
                 self._refusal = poisoned(error)
             self._undo(connection, error)
             raise
+
+    def _begin(self, connection: sqlite3.Connection, jobs: Sequence[Job], *, is_fresh: bool) -> None:
+        """Do everything but commit; :func:`apply` says what *is_fresh* means."""
+        connection.execute("BEGIN IMMEDIATE")
+        self._check_mode(connection)
+        for kind, run in itertools.groupby(jobs, type):
+            if kind is Commit:
+                apply(connection, cast("list[Commit]", list(run)), is_fresh=is_fresh)
+            else:
+                _run_each(list(run), connection)
 
     def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
         if isinstance(error, sqlite3.Error) and primary_code(error) == sqlite3.SQLITE_IOERR:
@@ -232,30 +208,11 @@ class Engine:
             job.error.__cause__ = error if isinstance(error, sqlite3.Error) else None
 
 
-def closed() -> StoreUnavailable:
-    """The error of a store that is not open."""
-    return StoreUnavailable("the store is not open: call open() or use 'async with'")
-
-
-def forked() -> StoreUnavailable:
-    """The error of a store that was carried into a child process."""
-    return StoreUnavailable("the store was opened before this process was forked: open one of its own here")
-
-
 def _run_each(jobs: Sequence[Any], connection: sqlite3.Connection) -> None:
     """Run jobs one by one; what concerns only itself stays with it, what concerns the store goes up."""
     for job in jobs:
+        job.result = job.error = None
         try:
             job.result = job.work(connection)
         except ExecsafeError as error:
             job.error = error
-
-
-def _run_together(jobs: Sequence[Any], connection: sqlite3.Connection) -> None:
-    """The same for commits, all with the same few statements."""
-    outcomes = apply(connection, [job.encoded for job in jobs])
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if isinstance(outcome, ExecsafeError):
-            job.error = outcome
-        else:
-            job.result = outcome

@@ -11,21 +11,20 @@ milliseconds stands still for a moment and lets the thread work.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-import queue
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from execsafe.errors import StoreError, StoreUnavailable
-from execsafe.stores._sqlite_engine import Engine, Job, closed
+from execsafe.stores._sqlite_engine import Engine
+from execsafe.stores._sqlite_jobs import Job, closed
 
 if TYPE_CHECKING:
-    import asyncio
-
     import trio
 
 # Bounds how long one transaction makes its first caller wait.
@@ -40,11 +39,11 @@ _STAND_STILL_S: Final = 0.002
 class _Host(Protocol):
     """What the waiting tasks of one event loop share; used by that loop's thread only, but for :meth:`post`."""
 
-    def prepare(self) -> Any:
-        """Something that one task can wait for."""
+    def prepare(self, loop: Any) -> Any:
+        """Something that one task of *loop*, this event loop, can wait for."""
 
-    async def wait(self, waiter: Any, stand_still: Callable[[float], object]) -> None:
-        """Wait until it is posted, calling *stand_still* now and then if that takes long."""
+    def wait(self, waiter: Any, stand_still: Callable[[float], object]) -> Awaitable[None]:
+        """Done once it is posted; *stand_still* is called now and then if that takes long."""
 
     def post(self, waiters: list[Any]) -> None:
         """Wake the tasks that wait, from any thread."""
@@ -53,28 +52,19 @@ class _Host(Protocol):
 class _AsyncioHost:
     """One timer for all, as one for each would cost more than all the rest."""
 
-    def __init__(self) -> None:
-        self._waiting = 0
+    def __init__(self, _loop: object) -> None:
+        self._waited_for = 0  # what is not served yet, whether or not its caller still waits
         self._is_served = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def prepare(self) -> asyncio.Future[None]:
-        import asyncio
+    def prepare(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        return loop.create_future()
 
-        return asyncio.get_running_loop().create_future()
-
-    async def wait(self, waiter: asyncio.Future[None], stand_still: Callable[[float], object]) -> None:
-        self._waiting += 1
+    def wait(self, waiter: asyncio.Future[None], stand_still: Callable[[float], object]) -> asyncio.Future[None]:
+        self._waited_for += 1
         if self._timer is None:
             self._arm(waiter.get_loop(), stand_still, _PATIENCE_S)
-        try:
-            await waiter
-            self._is_served = True
-        finally:
-            self._waiting -= 1
-            if not self._waiting and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+        return waiter
 
     def _arm(self, loop: asyncio.AbstractEventLoop, stand_still: Callable[[float], object], patience_s: float) -> None:
         self._is_served = False
@@ -88,13 +78,17 @@ class _AsyncioHost:
         self._arm(loop, stand_still, min(2 * waited_s, _PATIENCE_S_MAX))
 
     def post(self, waiters: list[asyncio.Future[None]]) -> None:
-        waiters[0].get_loop().call_soon_threadsafe(_resolve, waiters)
+        waiters[0].get_loop().call_soon_threadsafe(self._resolve, waiters)
 
-
-def _resolve(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():  # cancelled meanwhile
-            waiter.set_result(None)
+    def _resolve(self, waiters: list[asyncio.Future[None]]) -> None:
+        self._is_served = True
+        self._waited_for -= len(waiters)
+        if not self._waited_for and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiter in waiters:
+            if not waiter.done():  # cancelled meanwhile
+                waiter.set_result(None)
 
 
 class _TrioHost:
@@ -103,7 +97,7 @@ class _TrioHost:
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = weakref.ref(token)
 
-    def prepare(self) -> trio.Event:
+    def prepare(self, loop: trio.lowlevel.TrioToken) -> trio.Event:  # noqa: ARG002
         import trio
 
         return trio.Event()
@@ -130,19 +124,24 @@ def _set_all(waiters: list[trio.Event]) -> None:
 
 
 class Writer:
-    """Owns the thread; one per open store."""
+    """One thread around an engine. Start it, submit jobs, stop it; it ends once all that was queued is done."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: queue.SimpleQueue[tuple[Job, _Host, Any] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._stopped = False
+        # It may be entered again by the one thread that has it: garbage is collected at any time, a forgotten store
+        # is garbage, and stops its writer.
+        self._lock = threading.RLock()
+        self._queue: list[Job] = []
+        self._is_stopped = False
+        # The thread waits for the bell, which is a lock, when all is done. Whoever then queues something rings it.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._is_asleep = False
+        self._stander: threading.Event | None = None
         self._stood_at_s = -math.inf
-        self._served = threading.Event()
         self._hosts: weakref.WeakKeyDictionary[object, _Host] = weakref.WeakKeyDictionary()
-        self._latest: tuple[Callable[[], object], _Host] | None = None
-        # A daemon: a program that forgets to close its store must still be able to end. What is committed is
-        # durable, and what is not is undone when the file is opened next.
+        self._latest: tuple[weakref.ref[object], _Host] | None = None
+        # A daemon: what it has acknowledged is durable, and what is not is undone when the file is opened next.
         self._thread = threading.Thread(target=self._run, name="execsafe-store", daemon=True)
         self._thread.start()
 
@@ -152,46 +151,51 @@ class Writer:
         Raises:
             StoreUnavailable: the writer is stopped.
         """
-        host = self._host()
-        waiter = host.prepare()
+        trio = sys.modules.get("trio")
+        loop: Any
+        make: Callable[[Any], _Host]
+        if trio is not None and trio.lowlevel.in_trio_task():  # also tells trio from an asyncio loop that hosts it
+            loop, make = trio.lowlevel.current_trio_token(), _TrioHost
+        else:
+            loop, make = asyncio.get_running_loop(), _AsyncioHost
+        latest = self._latest  # mostly the one: a weak dictionary is slow
+        host = job.host = latest[1] if latest is not None and latest[0]() is loop else self._host_of(loop, make)
+        waiter = job.waiter = host.prepare(loop)
         with self._lock:
-            if self._stopped:
+            if self._is_stopped:
                 raise closed()
-            self._served.clear()
-            self._queue.put((job, host, waiter))
+            self._queue.append(job)
+            is_asleep, self._is_asleep = self._is_asleep, False
+        if is_asleep:
+            self._bell.release()
         return host.wait(waiter, self._stand_still)
 
-    def _host(self) -> _Host:
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_task():  # also tells trio from an asyncio loop that hosts it
-            loop = trio.lowlevel.current_trio_token()
-            return self._host_of(loop, lambda: _TrioHost(loop))
-        import asyncio
-
-        return self._host_of(asyncio.get_running_loop(), _AsyncioHost)
-
-    def _host_of(self, loop: object, make: Callable[[], _Host]) -> _Host:
-        if (latest := self._latest) is not None and latest[0]() is loop:  # mostly: a weak dictionary is slow
-            return latest[1]
+    def _host_of(self, loop: Any, make: Callable[[Any], _Host]) -> _Host:
         with self._lock:
             host = self._hosts.get(loop)
             if host is None:
-                host = self._hosts[loop] = make()
+                host = self._hosts[loop] = make(loop)
             self._latest = weakref.ref(loop), host
         return host
 
     def _stand_still(self, now_s: float) -> None:
         """Let the thread have the interpreter; *now_s* is the caller's event loop's time."""
-        if abs(now_s - self._stood_at_s) > _PATIENCE_S / 2:  # of many that wait, one is enough
-            self._stood_at_s = now_s
-            self._served.wait(_STAND_STILL_S)
+        if abs(now_s - self._stood_at_s) <= _PATIENCE_S / 2:  # of many that wait, one is enough
+            return
+        self._stood_at_s = now_s
+        with self._lock:
+            if self._is_asleep:  # all is done, and the event loop is about to be told
+                return
+            stander = self._stander = threading.Event()
+        stander.wait(_STAND_STILL_S)
 
     def stop(self) -> None:
         """Accept nothing more; what is queued is still done, then the file is closed."""
         with self._lock:
-            if not self._stopped:
-                self._stopped = True
-                self._queue.put(None)
+            self._is_stopped = True
+            is_asleep, self._is_asleep = self._is_asleep, False
+        if is_asleep:
+            self._bell.release()
 
     async def join(self) -> None:
         """Wait until the file is closed."""
@@ -208,27 +212,28 @@ class Writer:
             self._engine.refuse(error)
         except Exception as error:  # noqa: BLE001 - whoever opens the store must be told, whatever it was
             self._engine.refuse(StoreUnavailable(f"the store cannot be opened ({type(error).__name__})"))
-        while self._serve(self._take()):
+        while self._serve(self._take()):  # keeping nothing of the last group while it waits for the next
             pass
         self._engine.close()
 
-    def _take(self) -> list[tuple[Job, _Host, Any] | None]:
-        taken = [self._queue.get()]
-        with contextlib.suppress(queue.Empty):
-            while taken[-1] is not None and len(taken) < _GROUP_MAX:
-                taken.append(self._queue.get_nowait())
-        return taken
+    def _take(self) -> list[Job]:
+        """What is queued, waiting for it; nothing once the writer is stopped and all is done."""
+        while True:
+            with self._lock:
+                if self._queue:
+                    jobs, self._queue = self._queue[:_GROUP_MAX], self._queue[_GROUP_MAX:]
+                    return jobs
+                if self._stander is not None:  # nothing is left to be let through
+                    self._stander.set()
+                    self._stander = None
+                self._is_asleep = True  # before the question, which the answer may follow at any time
+                if self._is_stopped:
+                    return []
+            self._bell.acquire()
 
-    def _serve(self, taken: list[tuple[Job, _Host, Any] | None]) -> bool:
-        entries = [entry for entry in taken if entry is not None]
-        self._engine.serve([job for job, _, _ in entries])
-        hosts: dict[_Host, list[Any]] = {}
-        for _, host, waiter in entries:
-            hosts.setdefault(host, []).append(waiter)
-        for host, waiters in hosts.items():
+    def _serve(self, jobs: Sequence[Job]) -> bool:
+        self._engine.serve(jobs)
+        for host in {job.host: None for job in jobs}:
             with contextlib.suppress(RuntimeError):  # that event loop has ended, and its callers with it
-                host.post(waiters)
-        with self._lock:
-            if self._queue.empty():
-                self._served.set()
-        return len(entries) == len(taken)
+                host.post([job.waiter for job in jobs if job.host is host])
+        return bool(jobs)

@@ -54,8 +54,13 @@ class _Plan:
 
     @functools.cached_property
     def write(self) -> Write:
-        """The members of an instance's JSON, without the braces around them."""
+        """The JSON of an instance in another one."""
         return writer_of(self._fields)
+
+    @functools.cached_property
+    def write_tagged(self) -> Write:
+        """The JSON of an instance by itself."""
+        return writer_of(self._fields, f'"{TAG}":{quote(_tags[self.cls])}')
 
     @functools.cached_property
     def parse(self) -> Parse:
@@ -66,7 +71,7 @@ class _Plan:
 _plans: dict[type, _Plan] = {}
 _tags: dict[type, str] = {}
 _by_tag: dict[str, _Plan] = {}
-_heads: dict[type, tuple[str, _Plan]] = {}  # the beginning of its JSON, and what writes the rest
+_by_class: dict[type, _Plan] = {}  # those with a tag
 
 
 def register(cls: type[_T], tag: str | None = None) -> type[_T]:
@@ -92,7 +97,7 @@ def register(cls: type[_T], tag: str | None = None) -> type[_T]:
         raise TypeError(f"{cls.__qualname__}: the field name {TAG!r} is taken by the tag")
     _tags[cls] = tag
     _by_tag[tag] = plan
-    _heads[cls] = f'{{"{TAG}":{quote(tag)}', plan
+    _by_class[cls] = plan
     return cls
 
 
@@ -100,6 +105,8 @@ def make_ready() -> None:
     """Write out the functions of all registered classes now, half a millisecond each, and not at the first order."""
     for plan in list(_plans.values()):
         plan.write, plan.parse  # noqa: B018 - properties that are made once
+    for plan in list(_by_class.values()):
+        plan.write_tagged  # noqa: B018
 
 
 def encode(value: object) -> bytes:
@@ -109,12 +116,13 @@ def encode(value: object) -> bytes:
         InvalidInput: its class is not registered, a field does not hold what its type says, or it is larger
             than 1 MiB.
     """
-    known = _heads.get(type(value))
-    if known is None:
+    plan = _by_class.get(type(value))
+    if plan is None:
         raise InvalidInput(f"{shorten(type(value).__name__)} is not registered with the codec")
-    head, plan = known
-    members = plan.write(value)
-    data = f"{head},{members}}}".encode("ascii") if members else f"{head}}}".encode("ascii")
+    try:
+        data = plan.write_tagged(value).encode("ascii")
+    except TypeError:  # a signalling NaN is the one number that cannot be looked up
+        raise InvalidInput(f"{plan.cls.__name__} holds a number that cannot be stored") from None
     if len(data) > ENCODED_BYTES_MAX:
         raise InvalidInput(f"{plan.cls.__name__} is too large to store: {len(data)} bytes, at most {ENCODED_BYTES_MAX}")
     return data
@@ -217,7 +225,7 @@ def _nested(cls: type) -> Converter:
     plan = _plan(cls)
 
     def write(value: Any) -> str:
-        return f"{{{plan.write(value)}}}"
+        return plan.write(value)
 
     def parse(tree: Any) -> Any:
         return plan.parse(tree)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final, Literal, TypeVar
@@ -19,8 +19,9 @@ from execsafe.ports import Batch, Durability, Lease, Stored, StoredEvent
 from execsafe.stores import _rules
 from execsafe.stores import _sqlite_tables as tables
 from execsafe.stores._rules import ManagedStore
-from execsafe.stores._sqlite_engine import Commit, Connect, Engine, Job, Work, closed, forked
-from execsafe.stores._sqlite_group import encode
+from execsafe.stores._sqlite_engine import Connect, Engine
+from execsafe.stores._sqlite_group import to_commit
+from execsafe.stores._sqlite_jobs import Job, Work, closed, forked
 from execsafe.stores._writer import Writer
 
 BUSY_TIMEOUT_S_MAX: Final = 600.0
@@ -168,7 +169,10 @@ class SqliteStore(ManagedStore):
 
     async def commit(self, batch: Batch) -> Lease | None:
         """See :meth:`execsafe.ports.Store.commit`; also refuses malformed batches with InvalidInput."""
-        lease: Lease | None = await self._finish(Commit(encode(batch)))
+        job = to_commit(batch)
+        if (done := self._begin(job)) is not None:
+            await done
+        lease: Lease | None = job.unwrap()
         return lease
 
     async def find(self, collection: str, key: str) -> Stored | None:
@@ -217,19 +221,22 @@ class SqliteStore(ManagedStore):
         return deleted
 
     async def _do(self, work: Callable[[Connection], _T], *, is_write: bool = False) -> _T:
-        result: _T = await self._finish(Work(work, is_write=is_write))
+        job = Work(work, is_write=is_write)
+        if (done := self._begin(job)) is not None:
+            await done
+        result: _T = job.unwrap()
         return result
 
-    async def _finish(self, job: Job) -> Any:
+    def _begin(self, job: Job) -> Awaitable[None] | None:
+        """Have *job* done: when what is returned is done, or now (None)."""
         self._check_fork()
         if self._is_inline:
             with self._lock:
                 self._engine.serve([job])
-        elif self._writer is None:
+            return None
+        if self._writer is None:
             raise closed()
-        else:
-            await self._writer.submit(job)
-        return job.unwrap()
+        return self._writer.submit(job)
 
     def _check_fork(self) -> None:
         # Before any lock: in a forked child the writer thread does not exist, and a lock may be held for ever.
