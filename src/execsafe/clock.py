@@ -5,23 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from operator import index
+
+import attrs
 
 from execsafe.ports import Clock
 
 _NS_PER_MS = 1_000_000
 
 
-def _elapsed_ns() -> int:
-    """Time that has passed, a suspend of the machine included, in nanoseconds since some moment."""
+def _elapsed_reader() -> Callable[[], int]:
+    """What reads the time that has passed, a suspend of the machine included, in nanoseconds since some moment.
+
+    Chosen once: each reading is then one call of C.
+    """
     if hasattr(time, "CLOCK_BOOTTIME"):  # Linux: its CLOCK_MONOTONIC stands still during a suspend
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":  # there CLOCK_MONOTONIC goes on, unlike what time.monotonic() reads
-        return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    return time.monotonic_ns()
-
-
-def _wall_ns() -> int:
-    return time.time_ns()
+        return partial(time.clock_gettime_ns, time.CLOCK_MONOTONIC)
+    return time.monotonic_ns
 
 
 class SystemClock:
@@ -37,10 +40,12 @@ class SystemClock:
     refused rather than sent when they disagree.
     """
 
-    def __init__(self, *, elapsed_ns: Callable[[], int] = _elapsed_ns, wall_ns: Callable[[], int] = _wall_ns) -> None:
-        self._elapsed_ns = elapsed_ns
-        self._wall_ns = wall_ns
-        self._offset_ns = wall_ns() - elapsed_ns()
+    def __init__(
+        self, *, elapsed_ns: Callable[[], int] | None = None, wall_ns: Callable[[], int] | None = None
+    ) -> None:
+        self._elapsed_ns = _elapsed_reader() if elapsed_ns is None else elapsed_ns
+        self._wall_ns = time.time_ns if wall_ns is None else wall_ns
+        self._offset_ns = self._wall_ns() - self._elapsed_ns()
 
     def now_ms(self) -> int:
         """Current time in Unix milliseconds."""
@@ -54,3 +59,37 @@ class SystemClock:
 def latest_ms(clock: Clock) -> int:
     """By which time freshness is judged: the clock's ``latest_ms`` where it has one, else its time."""
     return clock.latest_ms() if isinstance(clock, SystemClock) else clock.now_ms()
+
+
+@attrs.frozen
+class Ticks:
+    """A clock read in the unit that costs it least, for what only compares times and does so on every call.
+
+    Of the system's clock these are the nanoseconds of its C function, a third of the price of :meth:`Clock.now_ms`:
+    no Python call, no division. Of any other clock they are its milliseconds.
+
+    Attributes:
+        read: the current tick.
+        per_ms: ticks a millisecond.
+        offset: Unix time of tick 0, in ticks.
+    """
+
+    read: Callable[[], int]
+    per_ms: int
+    offset: int
+
+    @classmethod
+    def of(cls, clock: Clock) -> Ticks:
+        """The ticks of *clock*."""
+        if type(clock) is SystemClock:  # not a subclass: it may tell another time
+            return cls(clock._elapsed_ns, _NS_PER_MS, clock._offset_ns)
+        now_ms = clock.now_ms
+        return cls(lambda: index(now_ms()), 1, 0)  # a clock that answers with a float fails at once
+
+    def at_ms(self, unix_ms: int) -> int:
+        """The first tick of a Unix millisecond."""
+        return index(unix_ms) * self.per_ms - self.offset
+
+    def to_ms(self, tick: int) -> int:
+        """The Unix millisecond in which *tick* lies."""
+        return (tick + self.offset) // self.per_ms
