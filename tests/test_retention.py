@@ -345,11 +345,11 @@ def test_after_a_sweep_readers_look_for_nothing_until_something_is_due(store, cl
     store.put_ended("b", 2)
     clock.advance(ms=TTL_MS - 10)
     store.sweep()
-    assert store._due_ms == clock.now_ms() + 10
+    assert store._due == clock.now_ms() + 10
 
     clock.advance(ms=10)
     store.sweep()
-    assert store._due_ms > clock.now_ms() + 10**12
+    assert store._due > clock.now_ms() + 10**12
 
 
 def test_a_hook_that_fails_disturbs_nobody(clock):

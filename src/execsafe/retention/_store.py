@@ -11,11 +11,12 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from execsafe.clock import SystemClock
+from execsafe._mutex import let_go
+from execsafe.clock import SystemClock, Ticks
 from execsafe.core.retention import check_retention
 from execsafe.errors import CapacityExceeded, InvalidInput
 from execsafe.model.values import check_count, check_seconds, shorten
-from execsafe.retention._ends import NEVER, Ends
+from execsafe.retention._ends import BLOCK, NEVER, Ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -90,21 +91,25 @@ class TTLStore(Generic[K, V]):
         check_seconds(retain_s, "retain_s", least=0)
         if max_entries is not None:
             check_count(max_entries, "max_entries")
-        self._ttl_ms = math.ceil(ttl_s * 1_000)
-        self._retain_ms = math.ceil(retain_s * 1_000)
-        check_retention(self._ttl_ms, self._retain_ms)
-        self._max_entries = NEVER if max_entries is None else max_entries
-        self._now_ms = (SystemClock() if clock is None else clock).now_ms
+        ttl_ms, retain_ms = math.ceil(ttl_s * 1_000), math.ceil(retain_s * 1_000)
+        check_retention(ttl_ms, retain_ms)
+        self._is_bounded = max_entries is not None
+        self._max_entries = max_entries or 0
+        self._ticks = Ticks.of(SystemClock() if clock is None else clock)
+        self._read = self._ticks.read
+        self._ttl = ttl_ms * self._ticks.per_ms
+        self._retain = retain_ms * self._ticks.per_ms
         self._sweep_interval_s = sweep_interval_s
         self._on_evict = on_evict
-        # Re-entrant: a value's finaliser may come back to us while we drop it.
+        # Re-entrant: a finaliser that the garbage collector runs in a critical section may come back to us.
         self._mutex = threading.RLock()
+        self._acquire, self._release = self._mutex.acquire, self._mutex.release
         self._values: dict[K, V] = {}
         self._live: set[K] = set()
         self._ends = Ends[K]()
         self._aliases: dict[K, list[Hashable]] = {}
         self._key_of: dict[Hashable, K] = {}
-        self._due_ms = NEVER  # nothing expires before; read without the lock
+        self._due = NEVER  # tick before which nothing expires; read without the lock
 
     # --- Life cycle ----------------------------------------------------------------------------------
 
@@ -114,12 +119,19 @@ class TTLStore(Generic[K, V]):
         Raises:
             CapacityExceeded: no room, and nothing that may go. Nothing was changed.
         """
-        with self._mutex:
-            if key not in self._values and len(self._values) < self._max_entries:  # the usual case, quickly
-                self._values[key] = value
+        values, is_done = self._values, False
+        try:
+            self._acquire()
+            if key not in values and not (self._is_bounded and len(values) >= self._max_entries):
+                values[key] = value
                 self._live.add(key)
-                return
-        self._put(key, value, None)
+                is_done = True
+        except BaseException:
+            let_go(self._mutex)
+            raise
+        self._release()
+        if not is_done:
+            self._put(key, value, None)
 
     def put_ended(self, key: K, value: V, now_ms: int | None = None) -> None:
         """Insert or replace a record that has ended; *now_ms* as in :meth:`mark_ended`.
@@ -127,15 +139,32 @@ class TTLStore(Generic[K, V]):
         Raises:
             CapacityExceeded: no room, and nothing that may go. Nothing was changed.
         """
-        ended_at_ms = self._now_ms() if now_ms is None else min(now_ms, self._now_ms())
-        with self._mutex:
-            if key not in self._values and len(self._values) < self._max_entries:
-                self._values[key] = value
-                self._ends.push(key, ended_at_ms)
-                if self._due_ms == NEVER:
-                    self._due_ms = self._ends.first() + self._ttl_ms
-                return
-        self._put(key, value, ended_at_ms)
+        ended_at = self._read()
+        if now_ms is not None:
+            ended_at = self._end(now_ms, ended_at)
+        values, is_done = self._values, False
+        try:
+            self._acquire()
+            if key not in values and not (self._is_bounded and len(values) >= self._max_entries):
+                values[key] = value
+                ends = self._ends
+                if ended_at < ends.newest:  # reported late, or the only one
+                    if ends.push(key, ended_at):
+                        self._due = ended_at + self._ttl
+                else:  # push(), written out
+                    ends.newest = ended_at
+                    tail = ends.tail
+                    tail.ends.append(ended_at)
+                    tail.keys.append(key)
+                    if len(tail.keys) >= BLOCK:
+                        ends.start_block()
+                is_done = True
+        except BaseException:
+            let_go(self._mutex)
+            raise
+        self._release()
+        if not is_done:
+            self._put(key, value, ended_at)
 
     def mark_ended(self, key: K, now_ms: int | None = None) -> bool:
         """From here on the record ages; False if it is unknown. Of two calls the first one counts.
@@ -145,13 +174,25 @@ class TTLStore(Generic[K, V]):
             now_ms: when it ended, Unix ms; None: now. Times in the future count as now, and times before the
                 latest end known as that (which keeps the record longer, never shorter).
         """
-        clock_ms = self._fresh()
-        with self._mutex:
-            if key not in self._live:
-                return key in self._values
-            self._live.remove(key)
-            self._file(key, clock_ms if now_ms is None else min(now_ms, clock_ms))
-            return True
+        ended_at = self._read()
+        if ended_at >= self._due:
+            self._expire(ended_at)
+        if now_ms is not None:
+            ended_at = self._end(now_ms, ended_at)
+        live, is_known = self._live, True
+        try:
+            self._acquire()
+            if key in live:
+                live.remove(key)
+                if self._ends.push(key, ended_at):
+                    self._due = ended_at + self._ttl
+            else:
+                is_known = key in self._values
+        except BaseException:
+            let_go(self._mutex)
+            raise
+        self._release()
+        return is_known
 
     def is_live(self, key: K) -> bool:
         """Whether the record is there and has not ended."""
@@ -183,7 +224,9 @@ class TTLStore(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
     def get(self, key: K, default: object = None) -> object:
         """The record's value."""
-        self._fresh()
+        now = self._read()
+        if now >= self._due:
+            self._expire(now)
         return self._values.get(key, default)
 
     def key_of(self, alias: Hashable) -> K | None:
@@ -233,8 +276,8 @@ class TTLStore(Generic[K, V]):
 
     def sweep(self, now_ms: int | None = None) -> Sweep:
         """Remove all that expired by *now_ms* (Unix ms; None: now). O(removed), in short critical steps."""
-        now_ms = self._now_ms() if now_ms is None else now_ms
-        return self._sweep_made(sum(self._chunks(now_ms)), now_ms)
+        now = self._read() if now_ms is None else self._ticks.at_ms(now_ms)
+        return self._sweep_made(sum(self._chunks(now)), now)
 
     async def run_sweeper(
         self,
@@ -249,50 +292,55 @@ class TTLStore(Generic[K, V]):
         task_status.started()
         while True:
             await anyio.sleep(self._sweep_interval_s)
-            now_ms, removed = self._now_ms(), 0
-            for count in self._chunks(now_ms):
+            now, removed = self._read(), 0
+            for count in self._chunks(now):
                 removed += count
                 await checkpoint()
-            swept = self._sweep_made(removed, now_ms)
+            swept = self._sweep_made(removed, now)
             _log.info("swept: removed %d, remaining %d, live %d", removed, swept.remaining, swept.live)
             if on_sweep is not None:
                 _call_safely("on_sweep", on_sweep, swept)
 
     # --- Inside --------------------------------------------------------------------------------------
 
+    def _end(self, given_ms: int, now: int) -> int:
+        """The end that a caller gave, as tick: not in the future, and not before what a block can hold."""
+        return max(-NEVER, min(now, self._ticks.at_ms(given_ms)))
+
     def _fresh(self) -> int:
         """Remove what is due; the time."""
-        now_ms = self._now_ms()
-        if now_ms >= self._due_ms:
-            for _ in self._chunks(now_ms):
-                pass
-        return now_ms
+        now = self._read()
+        if now >= self._due:
+            self._expire(now)
+        return now
 
-    def _put(self, key: K, value: V, ended_at_ms: int | None) -> None:
-        clock_ms = self._fresh()
+    def _expire(self, now: int) -> None:
+        for _ in self._chunks(now):
+            pass
+
+    def _put(self, key: K, value: V, ended_at: int | None) -> None:
+        now = self._fresh()
         with self._mutex:
             is_new = key not in self._values
             out: list[K] = []
-            if is_new and len(self._values) >= self._max_entries:
-                out = self._make_room(clock_ms)
+            if is_new and self._is_bounded and len(self._values) >= self._max_entries:
+                out = self._make_room(now)
             values = self._remove(out)
             if not is_new and key not in self._live:
                 self._ends.void(key)
+            replaced = self._values.get(key)  # dropped outside of the lock
             self._values[key] = value
-            if ended_at_ms is None:
+            if ended_at is None:
                 self._live.add(key)
             else:
                 self._live.discard(key)
-                self._file(key, ended_at_ms)
+                if self._ends.push(key, ended_at):
+                    self._due = ended_at + self._ttl
+        del replaced
         self._tell_evicted(out, values)
 
-    def _file(self, key: K, ended_at_ms: int) -> None:
-        self._ends.push(key, ended_at_ms)
-        if self._due_ms == NEVER:
-            self._due_ms = self._ends.first() + self._ttl_ms
-
-    def _make_room(self, now_ms: int) -> list[K]:
-        keys = self._ends.take(now_ms - self._retain_ms, 1)
+    def _make_room(self, now: int) -> list[K]:
+        keys = self._ends.take(now - self._retain, 1)
         if not keys:
             live, total = len(self._live), len(self._values)
             raise CapacityExceeded(
@@ -303,13 +351,13 @@ class TTLStore(Generic[K, V]):
             )
         return keys
 
-    def _chunks(self, now_ms: int) -> Iterator[int]:
+    def _chunks(self, now: int) -> Iterator[int]:
         """Remove what expired, block by block; yields how much, outside of the lock."""
         while True:
             with self._mutex:
-                keys = self._ends.take(now_ms - self._ttl_ms)
+                keys = self._ends.take(now - self._ttl)
                 values = self._remove(keys)
-                self._due_ms = min(NEVER, self._ends.first() + self._ttl_ms)
+                self._due = min(NEVER, self._ends.first() + self._ttl)
             if not keys:
                 return
             self._tell_evicted(keys, values)
@@ -332,14 +380,14 @@ class TTLStore(Generic[K, V]):
             for key, value in zip(keys, values, strict=True):
                 _call_safely("on_evict", self._on_evict, key, value)
 
-    def _sweep_made(self, removed: int, now_ms: int) -> Sweep:
+    def _sweep_made(self, removed: int, now: int) -> Sweep:
         with self._mutex:
             first = self._ends.first_valid()
             return Sweep(
                 removed=removed,
                 remaining=len(self._values),
                 live=len(self._live),
-                oldest_age_ms=None if first == NEVER else max(0, now_ms - first),
+                oldest_age_ms=None if first == NEVER else max(0, (now - first) // self._ticks.per_ms),
             )
 
 
