@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from execsafe.clock import SystemClock
+from execsafe._mutex import let_go
+from execsafe.clock import SystemClock, Ticks
 from execsafe.errors import AlreadyInFlight, InvalidInput
 from execsafe.locks._keys import describe
 from execsafe.locks._waiting import Doorbell, Outcome, Purpose
@@ -58,33 +59,28 @@ class Claim:
 
     Attributes:
         key: what was claimed.
-        claimed_at_ms: since when, in Unix milliseconds.
         lease: the store's lease, usable as ``Batch.fence``; None for a claim within this process.
     """
 
-    __slots__ = (
-        "_claims",
-        "_is_lost",
-        "_leaves_outcome",
-        "_serial",
-        "_slot",
-        "_waiters",
-        "claimed_at_ms",
-        "key",
-        "lease",
-    )
+    # Most claims never see any of this: what is not set on the object costs nothing.
+    lease: Lease | None = None
+    _is_lost = False
+    _waiters: _Waiters | None = None  # made when the first one comes
 
-    def __init__(self, claims: LocalClaims, slot: Hashable, key: Hashable, now_ms: int, leaves_outcome: bool) -> None:
-        claims._claimed += 1  # under the mutex of the caller
-        self.key: Hashable = key
-        self.claimed_at_ms: int = now_ms
-        self.lease: Lease | None = None
+    def __init__(
+        self, claims: LocalClaims, slot: Hashable, key: Hashable, claimed_at: int, leaves_outcome: bool
+    ) -> None:
+        self.key = key
         self._claims = claims
         self._slot = slot
-        self._serial = claims._claimed
+        self._claimed_at = claimed_at  # in ticks
         self._leaves_outcome = leaves_outcome
-        self._is_lost = False
-        self._waiters: _Waiters | None = None  # made when the first one comes: most claims never see any
+        claims._claimed = self._serial = claims._claimed + 1  # under the mutex of the caller
+
+    @property
+    def claimed_at_ms(self) -> int:
+        """Since when, in Unix milliseconds."""
+        return self._claims._ticks.to_ms(self._claimed_at)
 
     @property
     def token(self) -> int:
@@ -154,10 +150,15 @@ class LocalClaims:
     """Claims of one process; the synchronous face of :class:`~execsafe.locks.DedupLock`."""
 
     def __init__(self, *, clock: Clock | None, slot_of: Callable[[Hashable], Hashable] | None) -> None:
-        self._now_ms = (SystemClock() if clock is None else clock).now_ms
+        clock = SystemClock() if clock is None else clock
+        self._now_ms = clock.now_ms
+        self._ticks = Ticks.of(clock)
+        self._read = self._ticks.read
         self._slot_of = slot_of  # under what a key is filed, if not itself: equal slots exclude each other
         # Re-entrant, because the garbage collector may close an abandoned waiting coroutine inside of it.
         self._mutex = threading.RLock()
+        self._acquire = self._mutex.acquire
+        self._release = self._mutex.release
         self._by_slot: dict[Hashable, Claim] = {}
         self._claimed = self._rejected = self._joined = self._waiting = 0
 
@@ -169,18 +170,23 @@ class LocalClaims:
         Raises:
             InvalidInput: *key* is not hashable.
         """
-        # The two steps of the hot path are written out here and in release().
         slot = key if self._slot_of is None else self._slot_of(key)
-        now_ms = self._now_ms()
-        with self._mutex:
-            try:
-                if slot not in self._by_slot:
-                    claim = self._by_slot[slot] = Claim(self, slot, key, now_ms, False)
-                    return claim
-            except TypeError:
-                raise _unhashable(key) from None
-        self._count_rejected(key)
-        return None
+        claimed_at = self._read()
+        claim = None
+        try:
+            self._acquire()
+            if slot not in self._by_slot:
+                claim = self._by_slot[slot] = Claim(self, slot, key, claimed_at, False)
+        except TypeError:
+            let_go(self._mutex)
+            raise _unhashable(key) from None
+        except BaseException:
+            let_go(self._mutex)
+            raise
+        self._release()
+        if claim is None:
+            self._count_rejected(key)
+        return claim
 
     def claim(self, key: Hashable) -> Claim:
         """Claim *key*, for use in a ``with`` statement.
@@ -196,11 +202,18 @@ class LocalClaims:
 
     def release(self, claim: Claim) -> bool:
         """Give a claim back. False, and nothing happens, if it is not the key's current one (any more)."""
-        with self._mutex:
-            if claim._waiters is None and self._by_slot.get(claim._slot) is claim:
-                del self._by_slot[claim._slot]
-                return True
-        return self._finish(claim, None)
+        slot = claim._slot
+        is_plain = False
+        try:
+            self._acquire()
+            if claim._waiters is None and self._by_slot.get(slot) is claim:
+                del self._by_slot[slot]
+                is_plain = True
+        except BaseException:
+            let_go(self._mutex)
+            raise
+        self._release()
+        return is_plain or self._finish(claim, None)
 
     def in_flight(self, key: Hashable) -> bool:
         """Whether somebody works on *key* now, in this process."""
@@ -212,7 +225,7 @@ class LocalClaims:
 
     def statistics(self) -> LockStatistics:
         """Counters and gauges, consistent with each other."""
-        now_ms = self._now_ms()
+        now = self._read()
         with self._mutex:
             # Oldest first: a key that passes to an heir moves to the end.
             oldest = next(iter(self._by_slot.values()), None)
@@ -222,7 +235,7 @@ class LocalClaims:
                 joined=self._joined,
                 in_flight=len(self._by_slot),
                 waiting=self._waiting,
-                oldest_age_ms=None if oldest is None else max(0, now_ms - oldest.claimed_at_ms),
+                oldest_age_ms=None if oldest is None else max(0, (now - oldest._claimed_at) // self._ticks.per_ms),
             )
 
     # --- For the waiting half --------------------------------------------------------------------------
@@ -230,14 +243,14 @@ class LocalClaims:
     def _enter(self, key: Hashable, purpose: Purpose | None, leaves_outcome: bool) -> Claim | Waiter | None:
         """Claim *key*, or wait for it if there is a *purpose*; None: taken, and nothing to wait for."""
         slot = key if self._slot_of is None else self._slot_of(key)
-        now_ms = self._now_ms()
+        now = self._read()
         with self._mutex:
             try:
                 current = self._by_slot.get(slot)
             except TypeError:
                 raise _unhashable(key) from None
             if current is None:
-                claim = self._by_slot[slot] = Claim(self, slot, key, now_ms, leaves_outcome)
+                claim = self._by_slot[slot] = Claim(self, slot, key, now, leaves_outcome)
                 return claim
             if purpose is Purpose.OWN or (purpose is Purpose.SHARE and current._leaves_outcome):
                 return self._queue_up(current, purpose, leaves_outcome)
@@ -314,7 +327,7 @@ class LocalClaims:
             waiters.sharing.clear()
         heir = _take_first(waiters.sharing) or _take_first(waiters.queueing)
         if heir is not None:
-            heir.claim = Claim(self, claim._slot, claim.key, self._now_ms(), heir.leaves_outcome)
+            heir.claim = Claim(self, claim._slot, claim.key, self._read(), heir.leaves_outcome)
             heir.claim._waiters = waiters
             self._by_slot[claim._slot] = heir.claim
             woken.append(heir)
