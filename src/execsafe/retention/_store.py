@@ -16,7 +16,7 @@ from execsafe.clock import SystemClock, Ticks
 from execsafe.core.retention import check_retention
 from execsafe.errors import CapacityExceeded, InvalidInput
 from execsafe.model.values import check_count, check_seconds, shorten
-from execsafe.retention._ends import BLOCK, NEVER, Ends
+from execsafe.retention._ends import NEVER, Ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -147,17 +147,11 @@ class TTLStore(Generic[K, V]):
             self._acquire()
             if key not in values and not (self._is_bounded and len(values) >= self._max_entries):
                 values[key] = value
-                ends = self._ends
-                if ended_at < ends.newest:  # reported late, or the only one
-                    if ends.push(key, ended_at):
-                        self._due = ended_at + self._ttl
-                else:  # push(), written out
-                    ends.newest = ended_at
-                    tail = ends.tail
-                    tail.ends.append(ended_at)
-                    tail.keys.append(key)
-                    if len(tail.keys) >= BLOCK:
-                        ends.start_block()
+                ends, entry = self._ends, (ended_at, key)  # Ends.push(), written out
+                tail = ends.tail
+                tail += entry
+                if len(tail) >= ends.brim and ends.settle():
+                    self._due = ended_at + self._ttl
                 is_done = True
         except BaseException:
             let_go(self._mutex)
