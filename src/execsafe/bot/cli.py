@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="trade at a venue: its sandbox, unless the configuration says live twice")
     run.add_argument("--config", required=True, type=Path, help="a TOML file; keys come from the environment")
     run.add_argument("--show", action="store_true", help="print what is in force, and stop")
+    run.add_argument("--rehearse", action="store_true", help="at a simulated venue: no key, no network, no money")
+    run.add_argument("--candles", type=int, default=240, help="of a rehearsal; four a second (default: %(default)s)")
+    run.add_argument("--seed", type=int, default=7, help="of what goes wrong in a rehearsal (default: %(default)s)")
+    run.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True, help="let things go wrong in it")
     run.set_defaults(run=_run)
 
     resolve = commands.add_parser("resolve", help="settle at the venue what an earlier run left in doubt")
@@ -183,6 +187,8 @@ def _run(options: argparse.Namespace) -> int:
     from execsafe.bot.config import describe
 
     live.check(config)
+    if options.rehearse:
+        return _rehearse(options, config, screen)
     exchange = None if options.show else live.make_exchange(config)
     for line in describe(config):
         screen.say(line)
@@ -199,6 +205,25 @@ def _run(options: argparse.Namespace) -> int:
             "Positions stay as they are."
         )
     return _told_what_is_left(screen, result.leftover, is_compared=result.has_begun)
+
+
+def _rehearse(options: argparse.Namespace, config: Any, screen: Any) -> int:
+    from execsafe.bot import rehearsal
+
+    policy = rehearsal.RehearsalPolicy(candles=options.candles, faults=options.faults, seed=options.seed)
+    name = rehearsal.venue_of(config)
+    for paragraph in rehearsal.opening(config, policy):
+        screen.say(paragraph)
+    screen.say()
+    with screen.watching({name: policy.candles}, fancy=screen.is_fancy(), unit="candles") as watch:
+        result = anyio.run(functools.partial(rehearsal.rehearse, config, policy, watch=watch))
+    screen.say()
+    for name, count in sorted(result.run.results.items()):
+        screen.say(f"{count:6}  {name}")
+    for paragraph in rehearsal.closing(result):
+        screen.say(paragraph)
+    status = _told_what_is_left(screen, result.run.leftover, is_compared=result.run.has_begun)
+    return status if result.is_sound else _BROKEN
 
 
 def _resolve(options: argparse.Namespace) -> int:
@@ -223,7 +248,7 @@ def _declare_absent(options: argparse.Namespace) -> int:
 
 def _told_what_is_left(screen: Any, leftover: Any, *, is_compared: bool = True) -> int:
     for position in leftover.positions:
-        screen.say(f"open: {position.side} {position.quantity} {position.symbol} at {position.entry_price}")
+        screen.say(f"open: {position.side} {position.quantity} {position.symbol} at {position.entry_price:.10g}")
     for record in leftover.in_doubt:
         screen.say(f"in doubt: {record.intent.key} ({record.state}), {record.intent.side} {record.quantity}")
     if leftover.is_nothing and is_compared:

@@ -71,7 +71,7 @@ WAVES: Final = attrs.evolve(
 )
 
 
-class _QuickAdapter(execsafe.CcxtAdapter):
+class QuickAdapter(execsafe.CcxtAdapter):
     """A venue that turns a request away asks for a second; here minutes are seconds, and so it is less."""
 
     pacing = PacingPolicy(pauses=Backoff(base_s=0.05, cap_s=1.0, jitter=0.0, max_attempts=None), longest_s=0.05)
@@ -94,7 +94,7 @@ class GuardedBot(Generic[_Wish]):
         self.came: dict[str, list[Came]] = {}
         self.records: list[execsafe.IntentRecord] = []
         self.desk: TradingDesk = TradingDesk(
-            _QuickAdapter(exchange, profile=stage.profile(scene.face)),
+            QuickAdapter(exchange, profile=stage.profile(scene.face)),
             execsafe.open_store(store),
             policy,
             symbols=tuple(scene.markets),

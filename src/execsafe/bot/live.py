@@ -140,7 +140,7 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
         runner = Runner(desk, strategy, feed)
         await _reach(desk)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, runner)
+            tasks.start_soon(stop_on_signal, runner)
             result = await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
             tasks.cancel_scope.cancel()
         return result
@@ -203,7 +203,8 @@ async def _reach(desk: TradingDesk) -> None:
         )
 
 
-async def _stop_on_signal(runner: Runner) -> None:
+async def stop_on_signal(runner: Runner) -> None:
+    """End *runner* in good order at the first signal; the second one ends the process."""
     with anyio.open_signal_receiver(*_STOPS) as received:
         async for _ in received:
             break  # from here on a signal means what it usually does: at once

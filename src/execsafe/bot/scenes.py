@@ -151,13 +151,13 @@ def waves_scene(policy: DemoPolicy) -> Scene[Open]:
 
 def wave_moments() -> Sequence[Mapping[str, Candle]]:
     """Candles of the same instants, by symbol."""
-    made = {symbol: list(_made(symbol)) for symbol in _OF}
+    made = {symbol: list(moved(*of)) for symbol, of in _OF.items()}
     count = min(len(own) for own in made.values())
     return [{symbol: own[number] for symbol, own in made.items()} for number in range(count)]
 
 
-def _made(symbol: str) -> Iterator[Candle]:
-    source, scale, shift, instrument = _OF[symbol]
+def moved(source: str, scale: int, shift: int, instrument: execsafe.Instrument) -> Iterator[Candle]:
+    """The candles of *source* from its candle number *shift* on, times *scale*, on the ticks of *instrument*."""
     recorded = candles.recorded(source)
     for candle, at in zip(recorded[shift:], recorded, strict=False):
         high, low, close = (

@@ -18,7 +18,7 @@ _NARROWEST: Final = 20
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How far one bot is: signals done of all there are, and orders that its venue accepted."""
+    """How far one bot is: signals (or candles) done of all there are, and orders that its venue accepted."""
 
     name: str
     done: int
@@ -52,14 +52,14 @@ def line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def watching(totals: Mapping[str, int], *, fancy: bool) -> Iterator[Watch]:
-    """Show progress; yields what is to be told of it. *totals*: how many signals each bot gets, by its name."""
-    with _bars(totals) if fancy else _lines(totals) as watch:
+def watching(totals: Mapping[str, int], *, fancy: bool, unit: str = "signals") -> Iterator[Watch]:
+    """Show progress; yields what is to be told of it. *totals*: how many *unit* each bot gets, by its name."""
+    with _bars(totals, unit) if fancy else _lines(totals, unit) as watch:
         yield watch
 
 
 @contextlib.contextmanager
-def _lines(totals: Mapping[str, int]) -> Iterator[Watch]:
+def _lines(totals: Mapping[str, int], unit: str) -> Iterator[Watch]:
     """A line for every third of the way, for logs and pipes."""
     steps = {name: {round(total * part / 3) for part in range(1, 4)} for name, total in totals.items()}
     told: set[tuple[str, int]] = set()
@@ -69,13 +69,13 @@ def _lines(totals: Mapping[str, int]) -> Iterator[Watch]:
         mark, total = (progress.name, progress.done), totals.get(progress.name, progress.total)
         if progress.done in steps.get(progress.name, ()) and mark not in told:
             told.add(mark)
-            say(f"{progress.name:<{width}} {progress.done:>3} of {total} signals, {progress.orders_accepted:>3} orders")
+            say(f"{progress.name:<{width}} {progress.done:>3} of {total} {unit}, {progress.orders_accepted:>3} orders")
 
     yield watch
 
 
 @contextlib.contextmanager
-def _bars(totals: Mapping[str, int]) -> Iterator[Watch]:
+def _bars(totals: Mapping[str, int], unit: str) -> Iterator[Watch]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
@@ -83,7 +83,7 @@ def _bars(totals: Mapping[str, int]) -> Iterator[Watch]:
         TextColumn("{task.description:<17}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("signals, {task.fields[orders]} orders accepted"),
+        TextColumn(unit + ", {task.fields[orders]} orders accepted"),
         TimeElapsedColumn(),
     )
     with Bars(*columns) as bars:
