@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import execsafe
-from execsafe.clock import SystemClock, latest_ms
+from execsafe.clock import SystemClock, Ticks, latest_ms
 from execsafe.model.intent import Intent
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
@@ -76,6 +76,39 @@ def test_another_clock_is_taken_as_it_is():
             return 42
 
     assert latest_ms(Fixed()) == 42
+
+
+@given(st.integers(0, 10**17), st.integers(0, 10**19), st.integers(0, 10**13))
+def test_ticks_tell_the_same_time_as_their_clock(elapsed_ns, wall_ns, passed_ns):
+    """A deadline in ticks is reached in the very reading in which the clock reaches it."""
+    machine = Machine(elapsed_ns, wall_ns)
+    clock = machine.clock()
+    ticks = Ticks.of(clock)
+    deadline_ms = clock.now_ms() + passed_ns // MS
+    for step_ns in (passed_ns, MS - 1, 1):
+        machine.elapsed_ns += step_ns
+        assert ticks.to_ms(ticks.read()) == clock.now_ms()
+        assert (ticks.read() >= ticks.at_ms(deadline_ms)) == (clock.now_ms() >= deadline_ms)
+    assert ticks.to_ms(ticks.at_ms(deadline_ms)) == deadline_ms
+    assert ticks.at_ms(deadline_ms + 1) - ticks.at_ms(deadline_ms) == ticks.per_ms
+
+
+def test_ticks_of_a_clock_of_ones_own_are_what_it_says():
+    """A subclass may tell another time than the clock that it descends from."""
+
+    class Ahead(SystemClock):
+        def now_ms(self) -> int:
+            return super().now_ms() + HOUR_MS
+
+    class InSeconds:
+        def now_ms(self) -> float:
+            return time.time()
+
+    clock = Ahead()
+    ticks = Ticks.of(clock)
+    assert 0 <= clock.now_ms() - ticks.to_ms(ticks.read()) < HOUR_MS / 2
+    with pytest.raises(TypeError):
+        Ticks.of(InSeconds()).read()
 
 
 def an_intent(clock, **changes):

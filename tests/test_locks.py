@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from execsafe.clock import SystemClock
 from execsafe.errors import AlreadyInFlight, InvalidInput
 from execsafe.locks import DedupLock, OnBusy
 from execsafe.testing.clock import ManualClock
@@ -127,6 +128,110 @@ def test_threads_that_claim_at_the_same_time_get_one_claim_between_them():
     granted = [number for number, claim in claims if claim is not None]
     assert sorted(granted) == list(range(100))
     assert lock.statistics().rejected == 7 * 100
+
+
+class Colliding:
+    """A key that other keys are compared with in Python: any thread may run in the middle of a look-up."""
+
+    def __init__(self, name, on_comparison):
+        self.name, self.on_comparison = name, on_comparison
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        if self.name != other.name:
+            self.on_comparison()
+            other.on_comparison()
+        return self.name == other.name
+
+
+@pytest.mark.row("X-06")
+def test_a_key_whose_comparison_lets_others_run_is_granted_once():
+    """A dict's own setdefault() would grant it twice: it passes a place that is freed, and filled, behind its back."""
+    lock = DedupLock()
+    before, first = lock.claim(Colliding("before", lambda: None)), lock.claim(Colliding("first", lambda: None))
+    before.release()  # leaves a place that a look-up passes and an insertion uses
+    mine, theirs, in_lookup = [], [], threading.Event()
+
+    def meanwhile():
+        in_lookup.set()
+        other.join(0.3)  # it must not get in; if it does, it is through long before
+
+    def claim():
+        in_lookup.wait(5)
+        theirs.append(lock.try_claim(Colliding("second", lambda: None)))
+
+    other = threading.Thread(target=claim, daemon=True)
+    other.start()
+    mine.append(lock.try_claim(Colliding("second", meanwhile)))
+    other.join(5)
+
+    assert sorted(claim is None for claim in mine + theirs) == [False, True]
+    assert first.is_valid(0)
+
+
+def test_no_waiter_comes_between_the_look_for_waiters_and_the_release():
+    """It would never be woken. The hash lets other threads run in between."""
+    lock = DedupLock()
+    rounds, barrier = 150, threading.Barrier(2)
+
+    def release():
+        for number in range(rounds):
+            claim = lock.claim(Yielding(number))
+            barrier.wait(5)
+            claim.release()
+
+    async def wait():
+        with anyio.fail_after(20):
+            for number in range(rounds):
+                barrier.wait(5)
+                if number % 2:
+                    await lock.wait_free(Yielding(number))
+                else:
+                    async with lock.hold(Yielding(number), on_busy=OnBusy.WAIT):
+                        pass
+
+    releaser = threading.Thread(target=release, daemon=True)
+    releaser.start()
+    try:
+        anyio.run(wait)
+    finally:
+        barrier.abort()
+    releaser.join(5)
+    assert idle(lock)
+
+
+@pytest.mark.parametrize("had_it", [False, True])
+@pytest.mark.parametrize("act", ["claim", "release"])
+def test_an_interrupt_leaves_the_lock_to_the_other_threads(lock, act, had_it):
+    """Ctrl-C while a thread waits for its turn, or in the moment in which it has got it."""
+    held = lock.claim("held")
+    acquire = lock._acquire
+
+    def interrupted():
+        if had_it:
+            acquire()
+        raise KeyboardInterrupt
+
+    lock._acquire = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        lock.try_claim("new") if act == "claim" else held.release()
+    lock._acquire = acquire
+    claims = []
+    other = threading.Thread(target=lambda: claims.append(lock.try_claim("new")), daemon=True)
+    other.start()
+    other.join(5)
+
+    assert [claim.key for claim in claims] == ["new"]
+    assert held.is_valid(0)
+
+
+def test_a_claim_tells_since_when_it_is_held_by_any_clock():
+    clock = ManualClock()
+    assert DedupLock(clock=clock).claim(KEY).claimed_at_ms == clock.now_ms()
+    system = SystemClock(elapsed_ns=lambda: 1_999_999, wall_ns=lambda: 5_000_000)
+    assert DedupLock(clock=system).claim(KEY).claimed_at_ms == system.now_ms() == 5
 
 
 def test_statistics_tell_the_age_of_the_oldest_claim():
