@@ -85,7 +85,7 @@ def test_a_record_is_removed_once_however_often_it_is_swept(pauses):
     store = TTLStore[int, int](max_entries=None, clock=clock)
     removed = []
     for n, pause in enumerate(pauses):
-        store._values and removed.append(store.sweep().removed)
+        store._ended and removed.append(store.sweep().removed)
         store.put_ended(n, n)
         clock.advance(ms=pause)
     clock.advance(s=TTL_S)
@@ -184,7 +184,7 @@ def test_the_lock_is_free_between_the_steps_of_a_sweep():
 
     def elsewhere(key, value):
         if len(sizes) < 3:
-            reader = threading.Thread(target=lambda: sizes.append(len(store._values)) or store.put_live(-key - 1, 1))
+            reader = threading.Thread(target=lambda: sizes.append(len(store._ended)) or store.put_live(-key - 1, 1))
             reader.start()
             reader.join(5)
             assert not reader.is_alive(), "the sweep held the lock"

@@ -104,8 +104,8 @@ class TTLStore(Generic[K, V]):
         # Re-entrant: a finaliser that the garbage collector runs in a critical section may come back to us.
         self._mutex = threading.RLock()
         self._acquire, self._release = self._mutex.acquire, self._mutex.release
-        self._values: dict[K, V] = {}
-        self._live: set[K] = set()
+        self._live: dict[K, V] = {}  # every record is in one of the two
+        self._ended: dict[K, V] = {}
         self._ends = Ends[K]()
         self._aliases: dict[K, list[Hashable]] = {}
         self._key_of: dict[Hashable, K] = {}
@@ -119,12 +119,11 @@ class TTLStore(Generic[K, V]):
         Raises:
             CapacityExceeded: no room, and nothing that may go. Nothing was changed.
         """
-        values, is_done = self._values, False
+        live, ended, is_done = self._live, self._ended, False
         try:
             self._acquire()
-            if key not in values and not (self._is_bounded and len(values) >= self._max_entries):
-                values[key] = value
-                self._live.add(key)
+            if not (key in live or key in ended or (self._is_bounded and len(live) + len(ended) >= self._max_entries)):
+                live[key] = value
                 is_done = True
         except BaseException:
             let_go(self._mutex)
@@ -142,11 +141,11 @@ class TTLStore(Generic[K, V]):
         ended_at = self._read()
         if now_ms is not None:
             ended_at = self._end(now_ms, ended_at)
-        values, is_done = self._values, False
+        live, ended, is_done = self._live, self._ended, False
         try:
             self._acquire()
-            if key not in values and not (self._is_bounded and len(values) >= self._max_entries):
-                values[key] = value
+            if not (key in ended or key in live or (self._is_bounded and len(live) + len(ended) >= self._max_entries)):
+                ended[key] = value
                 ends, entry = self._ends, (ended_at, key)  # Ends.push(), written out
                 tail = ends.tail
                 tail += entry
@@ -177,11 +176,12 @@ class TTLStore(Generic[K, V]):
         try:
             self._acquire()
             if key in live:
-                live.remove(key)
+                self._ended[key] = live[key]
+                del live[key]
                 if self._ends.push(key, ended_at):
                     self._due = ended_at + self._ttl
             else:
-                is_known = key in self._values
+                is_known = key in self._ended
         except BaseException:
             let_go(self._mutex)
             raise
@@ -200,7 +200,7 @@ class TTLStore(Generic[K, V]):
         """
         self._fresh()
         with self._mutex:
-            if key not in self._values:
+            if key not in self._live and key not in self._ended:
                 return False
             owner = self._key_of.setdefault(alias, key)
             if owner != key:
@@ -221,7 +221,13 @@ class TTLStore(Generic[K, V]):
         now = self._read()
         if now >= self._due:
             self._expire(now)
-        return self._values.get(key, default)
+        value = self._ended.get(key, _MISSING)
+        if value is _MISSING:
+            value = self._live.get(key, _MISSING)
+            if value is _MISSING:
+                with self._mutex:  # it may have passed from one to the other between the two looks
+                    value = self._ended.get(key, self._live.get(key, default))
+        return value
 
     def key_of(self, alias: Hashable) -> K | None:
         """The key of the record with that alias."""
@@ -236,35 +242,34 @@ class TTLStore(Generic[K, V]):
         """Remove the record, live or not, and return its value."""
         self._fresh()
         with self._mutex:
-            value = self._values.pop(key, _MISSING)
+            value = self._live.pop(key, _MISSING)
             if value is _MISSING:
-                return default
-            self._forget_aliases(key)
-            if key in self._live:
-                self._live.remove(key)
-            else:
+                value = self._ended.pop(key, _MISSING)
+                if value is _MISSING:
+                    return default
                 self._ends.void(key)
+            self._forget_aliases(key)
             return value
 
     def items(self) -> list[tuple[K, V]]:
-        """Snapshot of all records, oldest insertion first."""
+        """Snapshot of all records: the live ones in order of insertion, then the ended ones in order of their end."""
         self._fresh()
         with self._mutex:
-            return list(self._values.items())
+            return [*self._live.items(), *self._ended.items()]
 
     def __contains__(self, key: object) -> bool:
-        self._fresh()
-        return key in self._values
+        return self.get(key, _MISSING) is not _MISSING  # type: ignore[arg-type]  # a key of another type is not there
 
     def __len__(self) -> int:
         self._fresh()
-        return len(self._values)
+        with self._mutex:
+            return self._count()
 
     def __iter__(self) -> Iterator[K]:
-        """Iterate over a snapshot of the keys."""
+        """Iterate over a snapshot of the keys, in the order of :meth:`items`."""
         self._fresh()
         with self._mutex:
-            return iter(list(self._values))
+            return iter([*self._live, *self._ended])
 
     # --- Sweeping ------------------------------------------------------------------------------------
 
@@ -315,28 +320,31 @@ class TTLStore(Generic[K, V]):
     def _put(self, key: K, value: V, ended_at: int | None) -> None:
         now = self._fresh()
         with self._mutex:
-            is_new = key not in self._values
+            was_live, has_ended = key in self._live, key in self._ended
             out: list[K] = []
-            if is_new and self._is_bounded and len(self._values) >= self._max_entries:
+            if self._is_bounded and not was_live and not has_ended and self._count() >= self._max_entries:
                 out = self._make_room(now)
             values = self._remove(out)
-            if not is_new and key not in self._live:
+            if has_ended:
                 self._ends.void(key)
-            replaced = self._values.get(key)  # dropped outside of the lock
-            self._values[key] = value
+            replaced = self._live.get(key), self._ended.pop(key, None)  # dropped outside of the lock
             if ended_at is None:
-                self._live.add(key)
+                self._live[key] = value
             else:
-                self._live.discard(key)
+                self._ended[key] = value
+                self._live.pop(key, None)
                 if self._ends.push(key, ended_at):
                     self._due = ended_at + self._ttl
         del replaced
         self._tell_evicted(out, values)
 
+    def _count(self) -> int:
+        return len(self._live) + len(self._ended)
+
     def _make_room(self, now: int) -> list[K]:
         keys = self._ends.take(now - self._retain, 1)
         if not keys:
-            live, total = len(self._live), len(self._values)
+            live, total = len(self._live), self._count()
             raise CapacityExceeded(
                 f"all {total} entries are live ({live}) or must still be remembered",
                 live=live,
@@ -359,7 +367,7 @@ class TTLStore(Generic[K, V]):
 
     def _remove(self, keys: list[K]) -> list[V]:
         """Take the records out; their values are dropped by the caller, outside of the lock."""
-        values = list(map(self._values.pop, keys))
+        values = list(map(self._ended.pop, keys))
         if self._aliases:
             for key in keys:
                 self._forget_aliases(key)
@@ -379,7 +387,7 @@ class TTLStore(Generic[K, V]):
             first = self._ends.first_valid()
             return Sweep(
                 removed=removed,
-                remaining=len(self._values),
+                remaining=self._count(),
                 live=len(self._live),
                 oldest_age_ms=None if first == NEVER else max(0, (now - first) // self._ticks.per_ms),
             )
