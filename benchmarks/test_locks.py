@@ -1,4 +1,7 @@
-"""What a claim costs beside a bare awaited call under the cheapest lock that could replace it."""
+"""What a claim costs beside a bare awaited call under the cheapest lock that could replace it.
+
+The promises are those of Python 3.13; 3.11 makes objects more slowly (claims: up to a quarter more).
+"""
 
 import asyncio
 import contextlib

@@ -157,8 +157,7 @@ class LocalClaims:
         self._slot_of = slot_of  # under what a key is filed, if not itself: equal slots exclude each other
         # Re-entrant, because the garbage collector may close an abandoned waiting coroutine inside of it.
         self._mutex = threading.RLock()
-        self._acquire = self._mutex.acquire
-        self._release = self._mutex.release
+        self._acquire, self._release = self._mutex.acquire, self._mutex.release  # see execsafe._mutex
         self._by_slot: dict[Hashable, Claim] = {}
         self._claimed = self._rejected = self._joined = self._waiting = 0
 

@@ -103,7 +103,7 @@ class TTLStore(Generic[K, V]):
         self._on_evict = on_evict
         # Re-entrant: a finaliser that the garbage collector runs in a critical section may come back to us.
         self._mutex = threading.RLock()
-        self._acquire, self._release = self._mutex.acquire, self._mutex.release
+        self._acquire, self._release = self._mutex.acquire, self._mutex.release  # see execsafe._mutex
         self._live: dict[K, V] = {}  # every record is in one of the two
         self._ended: dict[K, V] = {}
         self._ends = Ends[K]()
