@@ -6,6 +6,7 @@ import gc
 import sqlite3
 import threading
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import anyio
@@ -176,6 +177,53 @@ async def test_whoever_waits_long_lets_the_thread_work_although_others_were_serv
         await store.commit(a_batch(a_put(key="b")))
         done = True
     assert longest_s > 0.4
+
+
+async def test_an_event_loop_with_time_to_spare_does_not_stand_still(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the disk is: the thread has the interpreter whenever it wants it."""
+    pauses: list[float] = []
+    monkeypatch.setattr(_writer.Writer, "stand_still", lambda _self, now_s: pauses.append(now_s))
+    recorder = Recorder()
+    async with SqliteStore(path, _connect=recorder.connect) as store:
+        recorder.gate.clear()
+        threading.Timer(0.3, recorder.gate.set).start()
+        await store.commit(a_batch(a_put()))
+    assert len(pauses) <= 1  # what it computed before it waited may count
+
+
+async def test_pauses_become_rare_while_they_are_of_no_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are made in time again once one was."""
+    recorder = Recorder()
+    longest_s = 0.0
+
+    async def busily(call: Awaitable[object]) -> None:
+        done = False
+
+        async def busy() -> None:
+            nonlocal longest_s
+            while not done:
+                await anyio.lowlevel.checkpoint()
+                longest_s = max(longest_s, writer.patience_s)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(busy)
+            await call
+            done = True
+
+    async with SqliteStore(path, _connect=recorder.connect) as store:
+        assert store._writer is not None
+        writer = store._writer
+        recorder.gate.clear()
+        threading.Timer(0.5, recorder.gate.set).start()
+        await busily(store.commit(a_batch(a_put("a"))))
+        assert longest_s == _writer._PATIENCE_S_MAX
+        monkeypatch.setattr(_writer, "_STAND_STILL_S", 30)
+        recorder.gate.clear()
+        threading.Timer(0.5, recorder.gate.set).start()
+        await busily(store.commit(a_batch(a_put("b"))))
+        assert writer.patience_s == _writer._PATIENCE_S
 
 
 async def test_a_disk_that_hangs_takes_little_from_the_event_loop(path: Path) -> None:
@@ -355,6 +403,7 @@ async def test_a_store_that_was_forgotten_warns_and_lets_go(path: Path) -> None:
     store = SqliteStore(path, exclusive=True)
     await store.open()
     thread = next(t for t in threading.enumerate() if t.name == "execsafe-store")
+    await anyio.lowlevel.checkpoint()  # trio keeps the latest time-out, and with it all that was waiting, until then
     with pytest.warns(ResourceWarning, match="not closed"):
         del store
         gc.collect()
@@ -391,7 +440,7 @@ async def test_nobody_stands_still_once_all_is_done(path: Path, monkeypatch: pyt
         while not writer._is_asleep:
             await anyio.sleep(0.001)
         start = time.perf_counter()
-        writer._stand_still(start)
+        writer.stand_still(start)
         assert time.perf_counter() - start < 10
 
 

@@ -5,8 +5,8 @@ many callers. They may live in several event loops, asyncio and trio; each loop 
 caller that is cancelled while it waits has its work done all the same.
 
 An event loop that is busy all the time, but in short pieces, can keep the thread from the interpreter's lock for
-seconds: each short release wakes the thread too late, and starts its patience anew. So whoever has waited for some
-milliseconds stands still for a moment and lets the thread work.
+seconds: each short release wakes the thread too late, and starts its patience anew. So where somebody has waited for
+some milliseconds, and the event loop was busy meanwhile, it stands still for a moment and lets the thread work.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import math
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
 # Bounds how long one transaction makes its first caller wait.
 _GROUP_MAX: Final = 512
-# A flush takes less as a rule, and then nobody has to stand still.
-_PATIENCE_S: Final = 0.005
+# A flush takes less as a rule, and then nobody has to stand still. Doubled each time that was of no use.
+_PATIENCE_S: Final = 0.002
 _PATIENCE_S_MAX: Final = 0.02
-# Bounds what a disk that hangs can take from an event loop: a tenth of its time, and a little more at first.
+# Bounds what a disk that hangs can take from a busy event loop: a tenth of its time, and a little more at first.
 _STAND_STILL_S: Final = 0.002
+# An event loop that computes for less of its time leaves the thread enough. (One that is kept from computing by other
+# processes is busy as well, so that this is no more than a quarter.)
+_BUSY: Final = 0.25
 
 
 class _Host(Protocol):
@@ -42,8 +46,8 @@ class _Host(Protocol):
     def prepare(self, loop: Any) -> Any:
         """Something that one task of *loop*, this event loop, can wait for."""
 
-    def wait(self, waiter: Any, stand_still: Callable[[float], object]) -> Awaitable[None]:
-        """Done once it is posted; *stand_still* is called now and then if that takes long."""
+    def wait(self, waiter: Any, writer: Writer) -> Awaitable[None]:
+        """Done once it is posted; now and then it has the event loop stand still, if that takes long."""
 
     def post(self, waiters: list[Any]) -> None:
         """Wake the tasks that wait, from any thread."""
@@ -60,22 +64,21 @@ class _AsyncioHost:
     def prepare(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         return loop.create_future()
 
-    def wait(self, waiter: asyncio.Future[None], stand_still: Callable[[float], object]) -> asyncio.Future[None]:
+    def wait(self, waiter: asyncio.Future[None], writer: Writer) -> asyncio.Future[None]:
         self._waited_for += 1
         if self._timer is None:
-            self._arm(waiter.get_loop(), stand_still, _PATIENCE_S)
+            self._arm(waiter.get_loop(), writer)
         return waiter
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, stand_still: Callable[[float], object], patience_s: float) -> None:
+    def _arm(self, loop: asyncio.AbstractEventLoop, writer: Writer) -> None:
         self._is_served = False
-        self._timer = loop.call_later(patience_s, self._help, loop, stand_still, patience_s)
+        since = loop.time(), time.thread_time()
+        self._timer = loop.call_later(writer.patience_s, self._help, loop, writer, since)
 
-    def _help(self, loop: asyncio.AbstractEventLoop, stand_still: Callable[[float], object], waited_s: float) -> None:
-        if self._is_served:  # others were, since the timer was set: the thread gets its turns
-            self._arm(loop, stand_still, _PATIENCE_S)
-            return
-        stand_still(loop.time())
-        self._arm(loop, stand_still, min(2 * waited_s, _PATIENCE_S_MAX))
+    def _help(self, loop: asyncio.AbstractEventLoop, writer: Writer, since: tuple[float, float]) -> None:
+        if not self._is_served and _was_busy(since, loop.time()):  # otherwise the thread gets its turns
+            writer.stand_still(loop.time())
+        self._arm(loop, writer)
 
     def post(self, waiters: list[asyncio.Future[None]]) -> None:
         waiters[0].get_loop().call_soon_threadsafe(self._resolve, waiters)
@@ -102,16 +105,16 @@ class _TrioHost:
 
         return trio.Event()
 
-    async def wait(self, waiter: trio.Event, stand_still: Callable[[float], object]) -> None:
+    async def wait(self, waiter: trio.Event, writer: Writer) -> None:
         import trio
 
-        patience_s = _PATIENCE_S
         while not waiter.is_set():
-            with trio.move_on_after(patience_s):
+            since = trio.current_time(), time.thread_time()
+            with trio.move_on_after(writer.patience_s):
                 await waiter.wait()
                 return
-            stand_still(trio.current_time())
-            patience_s = min(2 * patience_s, _PATIENCE_S_MAX)
+            if _was_busy(since, now_s := trio.current_time()):
+                writer.stand_still(now_s)
 
     def post(self, waiters: list[trio.Event]) -> None:
         if (token := self._token()) is not None:
@@ -121,6 +124,12 @@ class _TrioHost:
 def _set_all(waiters: list[trio.Event]) -> None:
     for waiter in waiters:
         waiter.set()
+
+
+def _was_busy(since: tuple[float, float], now_s: float) -> bool:
+    """Whether this thread has computed since then (by the event loop's time, and its own), as good as all the time."""
+    began_s, computed_s = since
+    return time.thread_time() - computed_s > _BUSY * (now_s - began_s)
 
 
 class Writer:
@@ -139,6 +148,7 @@ class Writer:
         self._is_asleep = False
         self._stander: threading.Event | None = None
         self._stood_at_s = -math.inf
+        self.patience_s = _PATIENCE_S
         self._hosts: weakref.WeakKeyDictionary[object, _Host] = weakref.WeakKeyDictionary()
         self._latest: tuple[weakref.ref[object], _Host] | None = None
         # A daemon: what it has acknowledged is durable, and what is not is undone when the file is opened next.
@@ -168,7 +178,7 @@ class Writer:
             is_asleep, self._is_asleep = self._is_asleep, False
         if is_asleep:
             self._bell.release()
-        return host.wait(waiter, self._stand_still)
+        return host.wait(waiter, self)
 
     def _host_of(self, loop: Any, make: Callable[[Any], _Host]) -> _Host:
         with self._lock:
@@ -178,8 +188,8 @@ class Writer:
             self._latest = weakref.ref(loop), host
         return host
 
-    def _stand_still(self, now_s: float) -> None:
-        """Let the thread have the interpreter; *now_s* is the caller's event loop's time."""
+    def stand_still(self, now_s: float) -> None:
+        """Let the thread have the interpreter for a moment; *now_s* is the caller's event loop's time."""
         if abs(now_s - self._stood_at_s) <= _PATIENCE_S / 2:  # of many that wait, one is enough
             return
         self._stood_at_s = now_s
@@ -187,7 +197,8 @@ class Writer:
             if self._is_asleep:  # all is done, and the event loop is about to be told
                 return
             stander = self._stander = threading.Event()
-        stander.wait(_STAND_STILL_S)
+        is_done = stander.wait(_STAND_STILL_S)
+        self.patience_s = _PATIENCE_S if is_done else min(2 * self.patience_s, _PATIENCE_S_MAX)
 
     def stop(self) -> None:
         """Accept nothing more; what is queued is still done, then the file is closed."""
