@@ -143,18 +143,23 @@ def enumeration(cls: type[enum.Enum]) -> Converter:
     return Converter(cls, texts.__getitem__, tokens.pop(), members.__getitem__)
 
 
+def _itself(token: Any) -> Any:
+    return token
+
+
 # --- Collections ------------------------------------------------------------------------------------
 
 
 def sequence(each: Converter) -> Converter:
     """``tuple[X, ...]``."""
     kind, write_one, encode = each.kind, each.write, each.encode
+    token, parse_one, decode = each.token, each.parse or _itself, each.decode
 
     def write(value: tuple[Any, ...]) -> str:
         return f"[{','.join([write_one(item) if type(item) is kind else encode(item) for item in value])}]"
 
     def parse(tree: list[Any]) -> tuple[Any, ...]:
-        return tuple(map(each.decode, tree))
+        return tuple([parse_one(item) if type(item) is token else decode(item) for item in tree])
 
     return Converter(tuple, write, list, parse)
 

@@ -8,12 +8,15 @@ from typing import Any, Final
 
 from execsafe.errors import StoreCorrupt
 from execsafe.model.event import Event
+from execsafe.model.trusted import trusted
 from execsafe.model.values import shorten
 from execsafe.ports import Stored, StoredEvent
 from execsafe.stores import codec
 from execsafe.stores._sqlite_group import checksum_of, to_aliases
 
 _RECORD: Final = "key, version, is_open, ended_at_ms, checksum, body"
+_new_stored: Final = trusted(Stored)
+_new_stored_event: Final = trusted(StoredEvent)
 
 
 # --- Writes -----------------------------------------------------------------------------------------
@@ -91,7 +94,7 @@ def to_stored(collection: str, row: tuple[Any, ...]) -> Stored:
     key, version, is_open, ended_at_ms, checksum, body = row
     if type(body) is not bytes or checksum_of(body, collection, key, version, is_open, ended_at_ms) != checksum:
         raise StoreCorrupt(f"{collection} {shorten(key)} is damaged: its checksum does not match", key=key)
-    return Stored(key=key, value=codec.decode(body), version=version)
+    return _new_stored(key=key, value=codec.decode(body), version=version)
 
 
 def to_stored_event(row: tuple[Any, ...]) -> StoredEvent:
@@ -106,7 +109,7 @@ def to_stored_event(row: tuple[Any, ...]) -> StoredEvent:
     event = codec.decode(body)
     if not isinstance(event, Event) or event.at_ms != at_ms:
         raise StoreCorrupt(f"event {seq} is damaged: it holds something else", seq=seq)
-    return StoredEvent(seq=seq, event=event)
+    return _new_stored_event(seq=seq, event=event)
 
 
 def _owner(connection: Connection, collection: str, alias: str) -> str | None:
