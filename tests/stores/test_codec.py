@@ -520,7 +520,11 @@ def test_registration_refuses_what_could_not_be_read_back() -> None:
     def with_type(type_: Any) -> type:
         return attrs.make_class("Bad", {"x": attrs.field(type=type_)})
 
-    for type_ in (object, bytes, list[int], set[str], int | str, dict[int, str], complex, Any):
+    class Mixed(enum.Enum):
+        ONE = 1
+        TWO = "2"
+
+    for type_ in (Mixed, object, bytes, list[int], set[str], int | str, dict[int, str], complex, Any):
         with pytest.raises(TypeError):
             codec.register(with_type(type_))
     with pytest.raises(TypeError):

@@ -77,8 +77,8 @@ _by_class: dict[type, _Plan] = {}  # those with a tag
 def register(cls: type[_T], tag: str | None = None) -> type[_T]:
     """Allow *cls*, an attrs class, in durable stores; usable as a decorator. Idempotent.
 
-    Fields may be str, int, bool, float, Decimal, an enum, Params, an attrs class, ``tuple[X, ...]``,
-    ``tuple[X, Y]``, ``dict[str, X]`` and any of these or None.
+    Fields may be str, int, bool, float, Decimal, an enum (of texts, or of whole numbers), Params, an attrs class,
+    ``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]`` and any of these or None.
 
     Args:
         cls: the class. Its fields' names and types are its stored format.
