@@ -498,6 +498,17 @@ def test_a_registered_class_is_stored_like_any_other(value: _Everything) -> None
     assert codec.decode(codec.encode(value)) == value
 
 
+def test_names_are_text_and_nothing_else() -> None:
+    """The functions for a class are made of source text: what its tag and its fields are called must not matter."""
+    for n, tag in enumerate(["{value}", "'", '"', "\\", "\n", "é", "{0/0}", "}"]):
+        for fields in ({"größe": attrs.field(default="", type=str)}, {"größe": attrs.field(type=str)}):
+            cls = attrs.make_class(f"Odd{n}{len(fields)}", fields, frozen=True)
+            codec.register(cls, f"{tag}{fields['größe']._default}")
+            for text in ("", "{text0}", "'"):
+                value = cls(text)
+                assert codec.decode(codec.encode(value)) == value
+
+
 @pytest.mark.parametrize("ratio", [float("nan"), float("inf"), 1])
 def test_a_float_is_finite_and_a_float(ratio: float) -> None:
     """JSON knows no others."""

@@ -62,9 +62,9 @@ class Field:
 
 def writer_of(fields: Sequence[Field], head: str = "") -> Write:
     """A function that gives the JSON of an instance; *head* is a member that comes before those of its fields."""
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"head": head}
     lines = ["def write(value):"]
-    parts = []
+    parts = ["{head}"] if head else []
     # This one needs no comma of its own; without it, and without a head, the last comma is cut off.
     first = -1 if head else next((n for n, field in enumerate(fields) if field.omit is NEVER), len(fields))
     for n, field in enumerate(fields):
@@ -85,7 +85,7 @@ def writer_of(fields: Sequence[Field], head: str = "") -> Write:
     if first == len(fields):
         lines.append(f"    return '{{' + f'{members}'[:-1] + '}}'")
     else:
-        lines.append(f"    return f'{{{{{head}{members}}}}}'")
+        lines.append(f"    return f'{{{{{members}}}}}'")
     return _compiled("write", lines, scope)
 
 
