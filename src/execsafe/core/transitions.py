@@ -78,12 +78,12 @@ INTENT_TRANSITIONS: Final[Mapping[IntentState, frozenset[IntentState]]] = {
 }
 """Which state of an intent may follow which. LIVE to RECORDED is a replacement being prepared."""
 
-_OPEN_PRECEDENCE: Final = {  # the least certain first
-    _A.UNRESOLVED: _I.UNRESOLVED,
-    _A.IN_DOUBT: _I.IN_DOUBT,
-    _A.SENDING: _I.SENDING,
-    _A.LIVE: _I.LIVE,
-}
+_OPEN_PRECEDENCE: Final = (
+    (_A.UNRESOLVED, _I.UNRESOLVED),
+    (_A.IN_DOUBT, _I.IN_DOUBT),
+    (_A.SENDING, _I.SENDING),
+    (_A.LIVE, _I.LIVE),
+)
 _NEVER_WERE: Final = frozenset({_A.NOT_SENT, _A.ABSENT})
 _REPLACEABLE: Final = frozenset({_A.CANCELED, _A.EXPIRED, _A.FILLED, _A.VANISHED})
 _END_OF: Final = {
@@ -110,8 +110,9 @@ def derive_state(record: IntentRecord) -> IntentState:
 
 def _derive(attempts: tuple[Attempt, ...], quantity: Decimal, change: Change | None, *, given_up: bool) -> IntentState:
     states = [a.state for a in attempts]
-    if not MAY_FILL.isdisjoint(states):
-        return next(_OPEN_PRECEDENCE[state] for state in _OPEN_PRECEDENCE if state in states)
+    for attempt_state, intent_state in _OPEN_PRECEDENCE:
+        if attempt_state in states:
+            return intent_state
     filled = total([a.filled_quantity for a in attempts])
     if filled >= quantity:
         return _I.FILLED
