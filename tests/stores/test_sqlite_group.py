@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from execsafe.errors import InvalidInput, LeaseHeld, StoreUnavailable, VersionConflict
 from execsafe.ports import Batch, Lease, LeaseRequest, Put
-from execsafe.stores import _sqlite_group as group
+from execsafe.stores import _group as group
 from execsafe.stores import _sqlite_schema as schema
+from execsafe.stores._jobs import Job, Work
 from execsafe.stores._sqlite_engine import Engine
-from execsafe.stores._sqlite_jobs import Job, Work
 from execsafe.stores._sqlite_tables import get_cursor, purge_records, set_cursor
 from execsafe.testing._store_model import COLLECTION, a_batch, a_put, an_event
 

@@ -18,9 +18,9 @@ from execsafe.errors import (
     StoreUnavailable,
 )
 from execsafe.stores import _sqlite_files, _sqlite_schema, codec
+from execsafe.stores._jobs import Commit, Job, closed, forked
 from execsafe.stores._sqlite_errors import poisoned, poisons, primary_code, translate
 from execsafe.stores._sqlite_group import NotFresh, apply
-from execsafe.stores._sqlite_jobs import Commit, Job, closed, forked
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 Connect = Callable[[Path, float], sqlite3.Connection]

@@ -12,7 +12,7 @@ from execsafe.model.trusted import trusted
 from execsafe.model.values import shorten
 from execsafe.ports import Stored, StoredEvent
 from execsafe.stores import codec
-from execsafe.stores._sqlite_group import checksum_of, to_aliases
+from execsafe.stores._group import checksum_of, to_aliases
 
 _RECORD: Final = "key, version, is_open, ended_at_ms, checksum, body"
 _new_stored: Final = trusted(Stored)

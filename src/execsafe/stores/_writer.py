@@ -22,8 +22,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from execsafe.errors import StoreError, StoreUnavailable
+from execsafe.stores._jobs import Job, closed
 from execsafe.stores._sqlite_engine import Engine
-from execsafe.stores._sqlite_jobs import Job, closed
 
 if TYPE_CHECKING:
     import trio

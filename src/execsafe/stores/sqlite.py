@@ -18,10 +18,10 @@ from execsafe.model.values import shorten
 from execsafe.ports import Batch, Durability, Lease, Stored, StoredEvent
 from execsafe.stores import _rules
 from execsafe.stores import _sqlite_tables as tables
+from execsafe.stores._group import to_commit
+from execsafe.stores._jobs import Job, Work, closed, forked
 from execsafe.stores._rules import ManagedStore
 from execsafe.stores._sqlite_engine import Connect, Engine
-from execsafe.stores._sqlite_group import to_commit
-from execsafe.stores._sqlite_jobs import Job, Work, closed, forked
 from execsafe.stores._writer import Writer
 
 BUSY_TIMEOUT_S_MAX: Final = 600.0

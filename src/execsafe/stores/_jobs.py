@@ -1,8 +1,7 @@
-"""What the SQLite store's engine is asked to do, and what became of it."""
+"""What the engine of a store is asked to do, and what became of it."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,15 +39,15 @@ class Commit(Job):
 
     is_write: bool = attrs.field(default=True, init=False)
     batch: Batch
-    records: Sequence[tuple[Any, ...]]  # see _sqlite_group
+    records: Sequence[tuple[Any, ...]]  # see _group
     events: Sequence[tuple[int, int, bytes]]
 
 
 @attrs.define(eq=False)
 class Work(Job):
-    """Anything else."""
+    """Anything else; its argument is the engine's connection."""
 
-    work: Callable[[sqlite3.Connection], Any]
+    work: Callable[[Any], Any]
     is_write: bool = attrs.field(kw_only=True)
 
 
