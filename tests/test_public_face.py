@@ -16,7 +16,7 @@ import pytest
 import execsafe
 
 AGREED = Path(__file__).with_name("public_names.txt")
-HEAVY = {"aiohttp", "ccxt", "rich", "sqlite3", "trio"}
+HEAVY = {"aiohttp", "ccxt", "coredis", "rich", "sqlite3", "trio"}
 
 
 def is_private(name: str) -> bool:

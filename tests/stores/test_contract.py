@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+
+import pytest
 
 from execsafe.ports import Store
 from execsafe.stores import open_store
@@ -32,3 +35,13 @@ class TestSqliteInline(StoreContract):
 class TestSqliteExclusive(StoreContract):
     def make_store(self, directory: Path) -> Store:
         return open_store(f"sqlite:///{directory}/orders.db?exclusive=true")
+
+
+class TestRedis(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def make_store(self, directory: Path) -> Store:
+        prefix = hashlib.sha256(str(directory).encode()).hexdigest()[:20]
+        return open_store(f"{self.url}?prefix={prefix}")

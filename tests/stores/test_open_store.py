@@ -54,10 +54,23 @@ def test_a_store_is_returned_as_it_is() -> None:
     assert open_store(store) is store
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "redis", "rediss"])
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
 def test_a_store_of_a_later_release_names_its_extra(scheme: str) -> None:
     """The message does not repeat the password of the URL."""
     with pytest.raises(InvalidInput, match=r"execsafe\[") as caught:
+        open_store(f"{scheme}://user:hunter2@host/0")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
+def test_a_store_whose_client_is_missing_names_its_extra(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message does not repeat the password of the URL."""
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    for name in [name for name in sys.modules if name.startswith(("coredis.", "execsafe.stores.redis"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.startswith("execsafe.stores._redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InvalidInput, match=r"needs coredis.*execsafe\[redis\]") as caught:
         open_store(f"{scheme}://user:hunter2@host/0")
     assert "hunter2" not in str(caught.value)
 
@@ -100,6 +113,24 @@ def test_a_store_of_a_later_release_names_its_extra(scheme: str) -> None:
         "sqlite:///orders\u202e.db",
         "sqlite:///orders.db?commit=in%0aline",
         "sqlite:///" + "a" * 1_048_576,
+        "redis://",
+        "redis:///0",
+        "redis://:hunter2@/0",
+        "redis://u:hunter2@host/db",
+        "redis://u:hunter2@host:port/0",
+        "redis://u:hunter2@host:70000/0",
+        "redis://u:hunter2@host/0?hunter2=1",
+        "redis://u:1?hunter2@host/0",
+        "redis://u:1?hunter2=x@host/0",
+        "redis://localhost?prefix=",
+        "redis://localhost?prefix={a}",
+        "redis://localhost?prefix=a%20b",
+        "redis://localhost?prefix=%c3%a9",
+        "redis://localhost?require=disk",
+        "redis://localhost?timeout_s=0",
+        "redis://localhost?timeout_s=nan",
+        "redis://localhost?timeout_s=soon",
+        "redis://localhost?ca_file=/etc/ca.pem",
         "mysql://host/db",
         "file:///orders.db",
         "orders.db",
@@ -114,6 +145,7 @@ def test_a_malformed_url_is_refused_with_a_short_message(url: str) -> None:
         open_store(url)
     assert len(str(caught.value)) < 200
     assert str(caught.value).isprintable()
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [None, 7, b"memory://", Path("orders.db"), object()])
@@ -135,7 +167,7 @@ def test_sqlite_is_loaded_only_where_it_is_used() -> None:
     """Importing the package, and using the memory store, stays light."""
     code = (
         "import sys, execsafe; from execsafe.stores import open_store; open_store('memory://');"
-        "assert not {'sqlite3', 'trio', 'ccxt'} & set(sys.modules), 'heavy import'"
+        "assert not {'sqlite3', 'trio', 'ccxt', 'coredis'} & set(sys.modules), 'heavy import'"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

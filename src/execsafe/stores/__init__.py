@@ -19,11 +19,9 @@ URL_LENGTH_MAX: Final = 4_096
 _COMING: Final = {
     "postgresql": "postgres",
     "postgres": "postgres",
-    "redis": "redis",
-    "rediss": "redis",
-    "valkey": "redis",
 }
-_KNOWN: Final = "memory://, sqlite:///relative.db or sqlite:////absolute/path.db"
+_REDIS: Final = frozenset({"redis", "rediss", "valkey", "valkeys"})
+_KNOWN: Final = "memory://, sqlite:///relative.db, sqlite:////absolute/path.db or redis://host"
 
 _S = TypeVar("_S", bound=Store)
 
@@ -46,7 +44,9 @@ def open_store(url: str | Store, *, clock: Clock | None = None) -> Store:  # noq
         url: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; percent-encode
             ``?``, ``#`` and ``%`` in a path. SQLite takes the options of
             :class:`~execsafe.stores.sqlite.SqliteStore` as a query, such as
-            ``?busy_timeout_s=10&commit=inline``. A store is returned as it is.
+            ``?busy_timeout_s=10&commit=inline``. ``redis://user:password@host:6379/0``, with TLS ``rediss://``, has
+            those of :meth:`RedisStore.from_url <execsafe.stores.redis.RedisStore.from_url>` and needs
+            ``execsafe[redis]``. A store is returned as it is.
         clock: for stores that need the time between commits. The embedded ones take it from each batch.
 
     Raises:
@@ -61,6 +61,8 @@ def open_store(url: str | Store, *, clock: Clock | None = None) -> Store:  # noq
         return _memory(location, options)
     if scheme == "sqlite":
         return _sqlite(location, options)
+    if scheme in _REDIS:
+        return _redis(scheme, location, options)
     if scheme in _COMING:
         raise InvalidInput(f"{scheme}:// is not available yet; it will come with execsafe[{_COMING[scheme]}]")
     raise InvalidInput(f"no store for {shorten(scheme)}; use {_KNOWN}")
@@ -102,3 +104,11 @@ def _sqlite(location: str, options: Mapping[str, str]) -> Store:
     from execsafe.stores.sqlite import SqliteStore  # sqlite3 is loaded only where it is used
 
     return SqliteStore.from_options(unquote(location[1:]), options)
+
+
+def _redis(scheme: str, location: str, options: Mapping[str, str]) -> Store:
+    try:
+        from execsafe.stores.redis import RedisStore
+    except ModuleNotFoundError as error:
+        raise InvalidInput(f"{scheme}:// needs {error.name}: pip install 'execsafe[redis]'") from None
+    return RedisStore.from_url(scheme, location, options)

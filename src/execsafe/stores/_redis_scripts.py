@@ -1,0 +1,335 @@
+"""What the server runs: one Lua script per call, each of them one atomic step.
+
+Every script gets the same keys, and starts by checking that this is the store that the caller knows, no older than the
+caller has seen it, and whole. All that can be refused is refused before the first write: a script that has written is
+carried out to its end, as the server checks memory, disk and role only before a script's first write.
+
+Lua counts in doubles. Times and sequence numbers are therefore compared as text of 19 digits; only what grows by one
+at a time (revision, fence, sequence) is counted here, and stays far below 2**53.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import attrs
+
+SCHEMA_VERSION: Final = 1
+KEY_NAMES: Final = (
+    "meta",  # hash: schema, id, revision, fence, seq, sizes
+    "records",  # hash: "collection\0key" -> row (see _redis_rows)
+    "aliases",  # hash: "collection\0alias" -> key
+    "open",  # sorted set, all scores 0, so in the order of its members: "collection\0key"
+    "ended",  # the same: "<end> collection\0key"
+    "leases",  # hash: name -> "<token> <end> <holder>"
+    "expiring",  # as open: "<end> name" of each lease
+    "events",  # stream: "<seq>-0" -> at, sum, body
+    "cursors",  # hash: name -> seq
+)
+
+
+@attrs.frozen
+class Script:
+    """A script, and the digest by which a server that has met it knows it."""
+
+    text: bytes
+    sha: bytes
+
+
+_PRELUDE: Final = r"""
+local meta, records, aliases, opened, ended, leases, expiring, events, cursors = unpack(KEYS)
+local head, revision, fence, seq
+local last = 3  -- arguments before it: schema, id and revision that the caller knows
+
+local function take()
+  last = last + 1
+  return ARGV[last]
+end
+
+local function refuse(...)
+  error({refusal = {...}}, 0)
+end
+
+local function digits(number)
+  return string.format('%019.0f', number)
+end
+
+-- Whatever is removed or added past these scripts changes one of the sizes.
+local function sizes()
+  return table.concat({
+    redis.call('HLEN', records), redis.call('HLEN', aliases), redis.call('ZCARD', opened), redis.call('ZCARD', ended),
+    redis.call('HLEN', leases), redis.call('ZCARD', expiring), redis.call('XLEN', events), redis.call('HLEN', cursors),
+  }, ' ')
+end
+
+local function check()
+  head = redis.call('HMGET', meta, 'schema', 'id', 'revision', 'fence', 'seq', 'sizes')
+  if redis.call('EXISTS', meta) == 0 then refuse('absent') end
+  if not (head[1] and string.match(head[1], '^%d+$')) then refuse('damaged', 'its schema is not a number') end
+  if tonumber(head[1]) > tonumber(ARGV[1]) then refuse('newer', head[1]) end
+  if head[1] ~= ARGV[1] then refuse('damaged', 'its schema never existed') end
+  for i = 3, 5 do
+    if not (head[i] and #head[i] == 19 and string.match(head[i], '^%d+$')) then
+      refuse('damaged', 'a counter is not a number')
+    end
+  end
+  if not head[2] or (ARGV[2] ~= '' and head[2] ~= ARGV[2]) then refuse('other') end
+  if head[3] < ARGV[3] then refuse('behind', head[3], ARGV[3]) end
+  if head[6] ~= sizes() then refuse('damaged', 'something was removed from it or added to it by hand') end
+  revision, fence, seq = tonumber(head[3]), tonumber(head[4]), tonumber(head[5])
+end
+
+-- Ends every script that has written something.
+local function finish()
+  revision = revision + 1
+  redis.call('HSET', meta,
+    'revision', digits(revision), 'fence', digits(fence), 'seq', digits(seq), 'sizes', sizes())
+end
+
+local function answer(...)
+  return {'ok', digits(revision), ...}
+end
+
+-- Version, whether it is open, end, aliases (each with a NUL behind it) and the rest of a row.
+local function read(row)
+  local version, is_open, ended_at, length, start = string.match(row, '^(%d+) ([01]) (%d*) (%d+) %x+\n()')
+  if not version or start - 1 + tonumber(length) > #row then refuse('damaged', 'a record has no head') end
+  return version, is_open, ended_at, string.sub(row, start, start - 1 + tonumber(length))
+end
+
+local function lease_of(name)
+  local row = redis.call('HGET', leases, name)
+  if not row then return nil end
+  local token, ends_at, holder = string.match(row, '^(%d+) (%d+) (.+)$')
+  if not token or tonumber(token) > fence then refuse('damaged', 'a lease has a token that was never given') end
+  return {token = token, ends_at = ends_at, holder = holder}
+end
+"""
+
+_TAIL: Final = r"""
+local is_done, reply = pcall(body)
+if is_done then return reply end
+if type(reply) == 'table' and reply.refusal then return reply.refusal end
+error(reply, 0)
+"""
+
+
+def _script(body: str, *, opening: bool = False) -> Script:
+    check = "" if opening else "check()\n"
+    text = f"{_PRELUDE}\nlocal function body()\n{check}{body}\nend\n{_TAIL}".encode()
+    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+OPEN: Final = _script(
+    r"""
+  local new_id, is_probe = take(), take() == '1'
+  if ARGV[2] == '' and redis.call('EXISTS', meta) == 0 then
+    for i = 2, #KEYS do
+      if redis.call('EXISTS', KEYS[i]) == 1 then refuse('damaged', 'its head is missing') end
+    end
+    local zero = digits(0)
+    redis.call('HSET', meta, 'schema', ARGV[1], 'id', new_id, 'revision', zero, 'fence', zero, 'seq', zero,
+      'sizes', sizes())
+  end
+  check()
+  if is_probe then finish() end
+  return answer(head[2])
+""",
+    opening=True,
+)
+
+COMMIT: Final = _script(
+    r"""
+  local now = take()
+  local fenced, fence_name, fence_token = take() == '1', take(), take()
+  local wanted, lease_name, holder, ends_at = take() == '1', take(), take(), take()
+  local released, release_name, release_token = take() == '1', take(), take()
+
+  if fenced then
+    local current = lease_of(fence_name)
+    if not current or current.token ~= fence_token then return {'stale', current and current.token or ''} end
+  end
+  local held = wanted and lease_of(lease_name)
+  if held and held.holder ~= holder and held.ends_at > now then return {'held', held.ends_at, held.holder} end
+  if released then lease_of(release_name) end
+
+  local puts = {}
+  for i = 1, tonumber(take()) do
+    local put = {
+      collection = take(), key = take(), before = take(), version = take(), is_open = take(), ended_at = take(),
+      sum = take(), body = take(), aliases = '', claims = {},
+    }
+    put.field = put.collection .. '\0' .. put.key
+    put.row = redis.call('HGET', records, put.field)
+    local version = '0'
+    if put.row then version, put.was_open, put.had_ended_at, put.aliases = read(put.row) end
+    if version ~= put.before then return {'version', tostring(i), version} end
+    for _ = 1, tonumber(take()) do
+      local alias = take()
+      local owner = redis.call('HGET', aliases, put.collection .. '\0' .. alias)
+      if owner and owner ~= put.key then return {'alias', tostring(i), alias, owner} end
+      if not owner then put.claims[#put.claims + 1] = alias end
+    end
+    puts[i] = put
+  end
+
+  -- First, as it is the one write that could be refused: a number that was given out before.
+  for _ = 1, tonumber(take()) do
+    seq = seq + 1
+    local added = redis.pcall('XADD', events, string.format('%.0f-0', seq), 'at', take(), 'sum', take(), 'body', take())
+    if type(added) == 'table' and added.err then
+      if not string.find(added.err, 'XADD', 1, true) then error(added, 0) end
+      refuse('damaged', 'its count of events went back')
+    end
+  end
+
+  for _, put in ipairs(puts) do
+    for _, alias in ipairs(put.claims) do
+      if redis.call('HSETNX', aliases, put.collection .. '\0' .. alias, put.key) == 1 then
+        put.aliases = put.aliases .. alias .. '\0'
+      end
+    end
+    local row_head = table.concat({put.version, put.is_open, put.ended_at, #put.aliases, put.sum}, ' ')
+    redis.call('HSET', records, put.field, row_head .. '\n' .. put.aliases .. put.body)
+    if put.was_open == '0' and put.had_ended_at ~= '' then
+      redis.call('ZREM', ended, put.had_ended_at .. ' ' .. put.field)
+    end
+    if put.is_open == '1' then
+      redis.call('ZADD', opened, 0, put.field)
+    else
+      redis.call('ZREM', opened, put.field)
+      if put.ended_at ~= '' then redis.call('ZADD', ended, 0, put.ended_at .. ' ' .. put.field) end
+    end
+  end
+
+  local token = ''
+  if wanted then
+    if held then redis.call('ZREM', expiring, held.ends_at .. ' ' .. lease_name) end
+    if held and held.holder == holder then
+      token = held.token
+    else
+      fence = fence + 1
+      token = string.format('%.0f', fence)
+    end
+    redis.call('HSET', leases, lease_name, token .. ' ' .. ends_at .. ' ' .. holder)
+    redis.call('ZADD', expiring, 0, ends_at .. ' ' .. lease_name)
+  end
+  if released then
+    local current = lease_of(release_name)
+    if current and current.token == release_token then
+      redis.call('HDEL', leases, release_name)
+      redis.call('ZREM', expiring, current.ends_at .. ' ' .. release_name)
+    end
+  end
+  finish()
+  return answer(token)
+"""
+)
+
+FIND: Final = _script(
+    r"""
+  local collection, key = take(), take()
+  local row = redis.call('HGET', records, collection .. '\0' .. key)
+  if row then return answer(key, row) end
+  local owner = redis.call('HGET', aliases, collection .. '\0' .. key)
+  if not owner then return answer() end
+  row = redis.call('HGET', records, collection .. '\0' .. owner)
+  if not row then refuse('damaged', 'an alias does not lead to a record') end
+  return answer(owner, row)
+"""
+)
+
+# All in one step: with pages, a batch that ends one record and opens another could hide both.
+SCAN_OPEN: Final = _script(
+    r"""
+  local collection = take()
+  local reply = answer()
+  for _, field in ipairs(redis.call('ZRANGEBYLEX', opened, '[' .. collection .. '\0', '(' .. collection .. '\1')) do
+    local row = redis.call('HGET', records, field)
+    if not row then refuse('damaged', 'an open record is missing') end
+    reply[#reply + 1] = string.sub(field, #collection + 2)
+    reply[#reply + 1] = row
+  end
+  return reply
+"""
+)
+
+READ_EVENTS: Final = _script("return answer(redis.call('XRANGE', events, take(), '+', 'COUNT', take()))")
+
+GET_CURSOR: Final = _script("return answer(redis.call('HGET', cursors, take()) or '0')")
+
+SET_CURSOR: Final = _script(
+    r"""
+  local name, to = take(), take()
+  local current = redis.call('HGET', cursors, name)
+  if not current or current < to then
+    redis.call('HSET', cursors, name, to)
+    finish()
+  end
+  return answer()
+"""
+)
+
+PURGE_RECORDS: Final = _script(
+    r"""
+  local before, limit = take(), take()
+  local gone = {}
+  for i, member in ipairs(redis.call('ZRANGEBYLEX', ended, '-', '(' .. before, 'LIMIT', 0, limit)) do
+    local field = string.sub(member, 21)
+    local collection = string.match(field, '^([^%z]*)%z')
+    local row = redis.call('HGET', records, field)
+    if not (collection and row) then refuse('damaged', 'an ended record is missing') end
+    local _, is_open, ended_at, names = read(row)
+    if is_open ~= '0' or ended_at ~= string.sub(member, 1, 19) then refuse('damaged', 'a record has another end') end
+    gone[i] = {member = member, field = field, collection = collection, names = names}
+  end
+  for _, each in ipairs(gone) do
+    for alias in string.gmatch(each.names, '([^%z]+)%z') do
+      redis.call('HDEL', aliases, each.collection .. '\0' .. alias)
+    end
+    redis.call('HDEL', records, each.field)
+    redis.call('ZREM', ended, each.member)
+  end
+  if #gone > 0 then finish() end
+  return answer(#gone)
+"""
+)
+
+PURGE_LEASES: Final = _script(
+    r"""
+  local before, limit = take(), take()
+  local found = redis.call('ZRANGEBYLEX', expiring, '-', '(' .. before, 'LIMIT', 0, limit)
+  for _, member in ipairs(found) do
+    redis.call('HDEL', leases, string.sub(member, 21))
+    redis.call('ZREM', expiring, member)
+  end
+  if #found > 0 then finish() end
+  return answer(#found)
+"""
+)
+
+# Answers how many were looked at, and the number of the last one.
+PURGE_EVENTS: Final = _script(
+    r"""
+  local start, before, limit = take(), take(), take()
+  local passed = string.rep('9', 19)
+  for _, at in ipairs(redis.call('HVALS', cursors)) do
+    if at < passed then passed = at end
+  end
+  local found = redis.call('XRANGE', events, start, '+', 'COUNT', limit)
+  local count, last_seq = 0, ''
+  for _, entry in ipairs(found) do
+    local number = string.match(entry[1], '^%d+')
+    number = string.rep('0', 19 - #number) .. number
+    if number > passed then break end
+    last_seq = number
+    if entry[2][2] < before then
+      redis.call('XDEL', events, entry[1])
+      count = count + 1
+    end
+  end
+  if count > 0 then finish() end
+  return answer(#found, last_seq)
+"""
+)
