@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 URL = "EXECSAFE_TEST_REDIS_URL"
-DURABLE: Mapping[str, str] = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
+DURABLE: Mapping[str, str] = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0"}
 _START_S = 20.0
 
 
@@ -105,6 +105,11 @@ class RedisServer:
         if process is not None:
             process.send_signal(signal.SIGKILL)
             process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Stop it (SIGSTOP) or let it go on (SIGCONT)."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def say(self, *words: str | bytes) -> bytes:
         """Send one command over a connection of its own; the answer as the wire has it, without its last line end."""

@@ -27,9 +27,11 @@ _Answer: TypeAlias = tuple[bytes, list[Any]]  # "ok" and results, or why this ca
 class Seen:
     """What this process knows of the store, whatever becomes of connections: it must never be older than this."""
 
-    store_id: bytes = b""
-    revision: int = 0
-    durability: Durability = Durability.NONE
+    durability: Durability
+    witness: bytes = attrs.field(init=False, factory=lambda: secrets.token_hex(8).encode())
+    store_id: bytes = attrs.field(init=False, default=b"")
+    revision: int = attrs.field(init=False, default=0)
+    own_revision: int = attrs.field(init=False, default=0)  # of the last write that it knows to be its own
 
 
 class Client:
@@ -131,14 +133,16 @@ class Client:
     async def _evaluate(self, link: Link, script: scripts.Script, arguments: tuple[bytes, ...]) -> _Answer:
         self._check()
         seen, keys = self._seen, self._settings.keys
-        known = (_SCHEMA, seen.store_id, padded(seen.revision))
+        known = (_SCHEMA, seen.store_id, padded(seen.revision), seen.witness, padded(seen.own_revision))
         try:
             reply = await link.ask(b"EVALSHA", script.sha, len(keys), *keys, *known, *arguments)
         except NoScriptError:  # a server that was restarted, or told to forget
             reply = await link.ask(b"EVAL", script.text, len(keys), *keys, *known, *arguments)
         kind, *facts = reply
         if kind == b"ok":
-            seen.revision = max(seen.revision, int(facts.pop(0)))
+            revision, own, *facts = facts
+            seen.revision = max(seen.revision, int(revision))
+            seen.own_revision = max(seen.own_revision, int(own))
             if script is scripts.OPEN:
                 seen.store_id = facts[0]
         elif (error := refusal(kind, facts)) is not None:

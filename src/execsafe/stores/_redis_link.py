@@ -94,7 +94,7 @@ class Link:
     @property
     def is_usable(self) -> bool:
         """Whether it is connected, as far as is known."""
-        return self._connection.usable
+        return self._connection.usable and not self._scope.cancel_called
 
     @property
     def is_over(self) -> bool:

@@ -1,8 +1,10 @@
 """What the server runs: one Lua script per call, each of them one atomic step.
 
-Every script gets the same keys, and starts by checking that this is the store that the caller knows, no older than the
-caller has seen it, and whole. All that can be refused is refused before the first write: a script that has written is
-carried out to its end, as the server checks memory, disk and role only before a script's first write.
+Every script gets the same keys, and starts by checking that this is the store that the caller knows, whole, no older
+than the caller has seen it, and with the caller's own last write in it (a replica that took over without that write may
+have more revisions by now). All that can be refused is refused before the first write: a script that has written is
+carried out to its end, as the server checks memory, disk and role only before a script's first write. What frees
+memory begins with a deletion, which a full server allows.
 
 Lua counts in doubles. Times and sequence numbers are therefore compared as text of 19 digits; only what grows by one
 at a time (revision, fence, sequence) is counted here, and stays far below 2**53.
@@ -16,8 +18,10 @@ from typing import Final
 import attrs
 
 SCHEMA_VERSION: Final = 1
+# A caller's last write is remembered for as many writes of others, then until the next purge.
+WITNESSED: Final = 10_000
 KEY_NAMES: Final = (
-    "meta",  # hash: schema, id, revision, fence, seq, sizes
+    "meta",  # hash: schema, id, revision, fence, seq, sizes, forgotten
     "records",  # hash: "collection\0key" -> row (see _redis_rows)
     "aliases",  # hash: "collection\0alias" -> key
     "open",  # sorted set, all scores 0, so in the order of its members: "collection\0key"
@@ -26,6 +30,7 @@ KEY_NAMES: Final = (
     "expiring",  # as open: "<end> name" of each lease
     "events",  # stream: "<seq>-0" -> at, sum, body
     "cursors",  # hash: name -> seq
+    "witnesses",  # hash: caller -> revision of its last write; those before meta's "forgotten" are not all there
 )
 
 
@@ -38,9 +43,9 @@ class Script:
 
 
 _PRELUDE: Final = r"""
-local meta, records, aliases, opened, ended, leases, expiring, events, cursors = unpack(KEYS)
-local head, revision, fence, seq
-local last = 3  -- arguments before it: schema, id and revision that the caller knows
+local meta, records, aliases, opened, ended, leases, expiring, events, cursors, witnesses = unpack(KEYS)
+local head, revision, fence, seq, own
+local last = 5  -- before: schema, id and revision that the caller knows, its name, the revision of its own last write
 
 local function take()
   last = last + 1
@@ -60,35 +65,40 @@ local function sizes()
   return table.concat({
     redis.call('HLEN', records), redis.call('HLEN', aliases), redis.call('ZCARD', opened), redis.call('ZCARD', ended),
     redis.call('HLEN', leases), redis.call('ZCARD', expiring), redis.call('XLEN', events), redis.call('HLEN', cursors),
+    redis.call('HLEN', witnesses),
   }, ' ')
 end
 
 local function check()
-  head = redis.call('HMGET', meta, 'schema', 'id', 'revision', 'fence', 'seq', 'sizes')
+  head = redis.call('HMGET', meta, 'schema', 'id', 'revision', 'fence', 'seq', 'forgotten', 'sizes')
   if redis.call('EXISTS', meta) == 0 then refuse('absent') end
   if not (head[1] and string.match(head[1], '^%d+$')) then refuse('damaged', 'its schema is not a number') end
   if tonumber(head[1]) > tonumber(ARGV[1]) then refuse('newer', head[1]) end
   if head[1] ~= ARGV[1] then refuse('damaged', 'its schema never existed') end
-  for i = 3, 5 do
+  for i = 3, 6 do
     if not (head[i] and #head[i] == 19 and string.match(head[i], '^%d+$')) then
       refuse('damaged', 'a counter is not a number')
     end
   end
   if not head[2] or (ARGV[2] ~= '' and head[2] ~= ARGV[2]) then refuse('other') end
   if head[3] < ARGV[3] then refuse('behind', head[3], ARGV[3]) end
-  if head[6] ~= sizes() then refuse('damaged', 'something was removed from it or added to it by hand') end
+  if head[7] ~= sizes() then refuse('damaged', 'something was removed from it or added to it by hand') end
+  own = redis.call('HGET', witnesses, ARGV[4]) or digits(0)
+  local was_forgotten = own == digits(0) and ARGV[5] < head[6]
+  if own < ARGV[5] and not was_forgotten then refuse('behind', own, ARGV[5]) end
   revision, fence, seq = tonumber(head[3]), tonumber(head[4]), tonumber(head[5])
 end
 
 -- Ends every script that has written something.
 local function finish()
   revision = revision + 1
-  redis.call('HSET', meta,
-    'revision', digits(revision), 'fence', digits(fence), 'seq', digits(seq), 'sizes', sizes())
+  own = digits(revision)
+  redis.call('HSET', witnesses, ARGV[4], own)
+  redis.call('HSET', meta, 'revision', own, 'fence', digits(fence), 'seq', digits(seq), 'sizes', sizes())
 end
 
 local function answer(...)
-  return {'ok', digits(revision), ...}
+  return {'ok', digits(revision), own, ...}
 end
 
 -- Version, whether it is open, end, aliases (each with a NUL behind it) and the rest of a row.
@@ -129,8 +139,8 @@ OPEN: Final = _script(
       if redis.call('EXISTS', KEYS[i]) == 1 then refuse('damaged', 'its head is missing') end
     end
     local zero = digits(0)
-    redis.call('HSET', meta, 'schema', ARGV[1], 'id', new_id, 'revision', zero, 'fence', zero, 'seq', zero,
-      'sizes', sizes())
+    redis.call('HSET', meta, 'schema', ARGV[1], 'id', new_id, 'revision', digits(1), 'fence', zero, 'seq', zero,
+      'forgotten', zero, 'sizes', sizes())
   end
   check()
   if is_probe then finish() end
@@ -306,6 +316,26 @@ PURGE_LEASES: Final = _script(
   end
   if #found > 0 then finish() end
   return answer(#found)
+"""
+)
+
+# What has no write among the last ones is hardly alive. One that is nevertheless is told apart by "forgotten".
+PURGE_WITNESSES: Final = _script(
+    r"""
+  local cut = digits(math.max(revision - tonumber(take()), 0))
+  local found = redis.call('HGETALL', witnesses)
+  local count = 0
+  for i = 1, #found, 2 do
+    if found[i + 1] < cut then
+      redis.call('HDEL', witnesses, found[i])
+      count = count + 1
+    end
+  end
+  if count > 0 then
+    redis.call('HSET', meta, 'forgotten', cut)
+    finish()
+  end
+  return answer(count)
 """
 )
 

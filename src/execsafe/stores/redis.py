@@ -171,6 +171,7 @@ class RedisStore(ManagedStore):
         before = padded(ended_before_ms)
         await self._purge_events(before, limit)
         await self._purge_slices(scripts.PURGE_LEASES, before, limit)
+        await self._run(scripts.PURGE_WITNESSES, b"%d" % scripts.WITNESSED)
         return await self._purge_slices(scripts.PURGE_RECORDS, before, limit)
 
     async def _purge_slices(self, script: scripts.Script, before: bytes, limit: int) -> int:
