@@ -20,7 +20,12 @@ from pathlib import Path
 import pytest
 
 URL = "EXECSAFE_TEST_REDIS_URL"
-DURABLE: Mapping[str, str] = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0"}
+DURABLE: Mapping[str, str] = {
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "maxmemory-policy": "noeviction",
+    "repl-diskless-sync-delay": "0",
+}
 _START_S = 20.0
 
 
@@ -118,6 +123,10 @@ class RedisServer:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(wire)
             return _answer(connection.makefile("rb"))
+
+    def content(self) -> dict[bytes, bytes]:
+        """All keys, as the server would dump them."""
+        return {key: self.say("DUMP", key) for key in self.say("KEYS", "*").split(b"\n")}
 
 
 def _answer(file) -> bytes:

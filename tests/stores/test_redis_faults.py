@@ -347,9 +347,9 @@ async def test_a_full_server_refuses_writes_and_can_still_be_read_and_purged(ser
 
 _RACER = """
 import sys, anyio
-from execsafe.errors import LeaseHeld, VersionConflict
+from execsafe.errors import VersionConflict
 from execsafe.stores import open_store
-from execsafe.testing._store_model import a_batch, a_put, a_request, an_event
+from execsafe.testing._store_model import a_batch, a_put, an_event
 
 async def main(url, rounds):
     won = []
@@ -371,14 +371,18 @@ anyio.run(main, sys.argv[1], int(sys.argv[2]), backend=sys.argv[3])
 """
 
 
+def race(url: str, backend: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", _RACER, url, "5", backend]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
 async def test_of_identical_commits_by_many_processes_exactly_one_wins(
     redis_url: str, tmp_path: Path, anyio_backend_name: str
 ) -> None:
     """Four processes, fifty tasks each, five times."""
     url = f"{redis_url}?prefix=race-{os.urandom(6).hex()}"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", _RACER, url, "5", anyio_backend_name]
-    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    racers = [race(url, anyio_backend_name) for _ in range(4)]
     told = [racer.communicate(timeout=60)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4
     assert sorted(int(number) for text in told for number in text.split()) == list(range(5))
