@@ -16,6 +16,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 if Path("/etc/ssl/certs/ca-certificates.crt").exists():
     os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
+# The test group brings the servers along: one that is missing is a failure here, not a skipped test.
+os.environ.setdefault("EXECSAFE_REQUIRE_SERVERS", "1")
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 EXTRAS = ",".join(sorted(PYPROJECT["project"]["optional-dependencies"]))
