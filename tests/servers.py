@@ -91,7 +91,11 @@ class RedisServer:
             "save": "",
             "daemonize": "no",
         }
-        options = [part for name, value in (arguments | self.settings).items() for part in (f"--{name}", value)]
+        options = [
+            part
+            for name, value in (arguments | self.settings).items()
+            for part in (f"--{name}", *(value.split() or [""]))
+        ]
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen([self.binary, *options], stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S

@@ -299,6 +299,11 @@ async def test_what_was_read_of_others_may_not_be_lost_either(
         await fail_over(store, replica, proxy)
         with pytest.raises(StoreCorrupt, match="went back in time"):
             await store.find(COLLECTION, "lost")
+        async with open_store(replica.url()) as third:  # until there are more revisions than before
+            for number in range(5):
+                await third.commit(a_batch(a_put(f"k{number}")))
+        with pytest.raises(StoreCorrupt, match="went back in time"):
+            await store.find(COLLECTION, "lost")
 
 
 async def fail_over(store, replica: RedisServer, proxy: TcpProxy) -> None:

@@ -120,7 +120,7 @@ end
 _TAIL: Final = r"""
 local is_done, reply = pcall(body)
 if is_done then return reply end
-if type(reply) == 'table' and reply.refusal then return reply.refusal end
+if type(reply) == 'table' then return reply.refusal or reply end  -- a command's error is an answer as it is
 error(reply, 0)
 """
 
