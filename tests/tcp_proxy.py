@@ -19,6 +19,7 @@ class TcpProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._sockets: list[socket.socket] = []
+        self._silent: set[int] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> TcpProxy:
@@ -33,6 +34,11 @@ class TcpProxy:
         """The next bytes from the target are read and thrown away, and their connection is closed."""
         self.has_lost.clear()
         self._loses_answer.set()
+
+    def silence(self) -> None:
+        """Nothing passes through the connections that are there, and nobody is told: a firewall that forgot them."""
+        with self._lock:
+            self._silent |= {id(each) for each in self._sockets}
 
     def cut(self) -> None:
         """End all connections, as a failover does."""
@@ -66,7 +72,8 @@ class TcpProxy:
                     self._loses_answer.clear()
                     self.has_lost.set()
                     break
-                sink.sendall(data)
+                if id(source) not in self._silent:
+                    sink.sendall(data)
         _end(source)
         _end(sink)
 

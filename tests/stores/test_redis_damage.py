@@ -195,6 +195,18 @@ async def test_a_damaged_ended_record_is_not_purged_by_halves(server: RedisServe
     assert server.say("HEXISTS", key("aliases"), field("w")) == b":1"
 
 
+async def test_an_index_that_leads_to_nothing_is_noticed(server: RedisServer, store) -> None:
+    """Where another entry makes up for the one that is missing."""
+    for name, other in (("c", "d"), ("a", "e")):
+        server.say("HSET", key("records"), field(other), server.say("HGET", key("records"), field(name)))
+        server.say("HDEL", key("records"), field(name))
+    with pytest.raises(StoreCorrupt, match="an ended record is missing"):
+        await store.purge(10)
+    async with open_store(server.url()) as other:
+        with pytest.raises(StoreCorrupt, match="an open record is missing"):
+            await other.scan_open(COLLECTION)
+
+
 # --- size ----------------------------------------------------------------------------------------------
 
 

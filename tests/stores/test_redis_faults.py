@@ -123,6 +123,16 @@ async def test_a_silent_server_is_given_up_in_time(server: RedisServer) -> None:
         assert "a" in await numbers_of(store)
 
 
+async def test_a_connection_that_went_silent_costs_one_call(server: RedisServer, proxy: TcpProxy) -> None:
+    """The time-out ends it for all: the next call has a new one."""
+    async with open_store(through(proxy, timeout_s="0.3")) as store:
+        await store.commit(a_batch(a_put("a")))
+        proxy.silence()
+        with pytest.raises(StoreUnavailable, match=r"within 0\.3 s"):
+            await store.find(COLLECTION, "a")
+        assert await store.find(COLLECTION, "a") is not None
+
+
 async def test_a_server_that_is_not_there_is_unavailable(server: RedisServer) -> None:
     server.kill()
     store = open_store(server.url())

@@ -311,6 +311,10 @@ PURGE_LEASES: Final = _script(
   local before, limit = take(), take()
   local found = redis.call('ZRANGEBYLEX', expiring, '-', '(' .. before, 'LIMIT', 0, limit)
   for _, member in ipairs(found) do
+    local lease = lease_of(string.sub(member, 21))
+    if not lease or lease.ends_at ~= string.sub(member, 1, 19) then refuse('damaged', 'a lease has another end') end
+  end
+  for _, member in ipairs(found) do
     redis.call('HDEL', leases, string.sub(member, 21))
     redis.call('ZREM', expiring, member)
   end

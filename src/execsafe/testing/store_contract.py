@@ -173,6 +173,19 @@ class StoreContract(RecordRules):
         assert await store.purge(100) == 0
         assert await store.purge(201) == 1
 
+    async def test_a_lease_that_was_renewed_is_not_purged(self, store: Store) -> None:
+        """Its latest end counts, also where its name was somebody else's before."""
+        await acquire(store, now_ms=0, holder="other")
+        mine = await acquire(store, now_ms=10)
+        mine = await acquire(store, now_ms=500)
+        await store.purge(510)
+        await store.commit(a_batch(fence=mine))
+        with pytest.raises(LeaseHeld):
+            await acquire(store, now_ms=509, holder="other")
+        await store.purge(511)
+        with pytest.raises(StaleFencingToken):
+            await store.commit(a_batch(fence=mine))
+
     async def test_purge_deletes_at_most_as_many_as_it_may(self, store: Store) -> None:
         """So that its length is bounded; the rest goes next time."""
         for number in range(5):
