@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import requirements
+import servers
 
 # A slow machine is not a finding, so no deadline and no complaint about slow generation; "ci" draws the same
 # examples every time. `--hypothesis-profile=thorough` searches new ones.
@@ -30,6 +31,10 @@ settings.load_profile("ci")
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Every test marked `anyio` runs once on each; narrow it in a module whose subject runs on one only."""
     return request.param
+
+
+def pytest_report_header() -> str:
+    return servers.header()
 
 
 # --- Several processes (pytest-xdist): a file goes to one of them, and so does all that waits for real seconds --------

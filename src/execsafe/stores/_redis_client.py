@@ -45,6 +45,7 @@ class Client:
     def __init__(self, settings: Settings, seen: Seen) -> None:
         self._settings = settings
         self._seen = seen
+        self._keys = settings.keys
         self._loop: EventLoopToken = current_token()
         self._lock = anyio.Lock()
         self._link: Link | None = None
@@ -132,7 +133,7 @@ class Client:
 
     async def _evaluate(self, link: Link, script: scripts.Script, arguments: tuple[bytes, ...]) -> _Answer:
         self._check()
-        seen, keys = self._seen, self._settings.keys
+        seen, keys = self._seen, self._keys
         known = (_SCHEMA, seen.store_id, padded(seen.revision), seen.witness, padded(seen.own_revision))
         try:
             reply = await link.ask(b"EVALSHA", script.sha, len(keys), *keys, *known, *arguments)

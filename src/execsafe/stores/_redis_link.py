@@ -10,9 +10,10 @@ answer any more disturbs nobody.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import anyio
@@ -136,9 +137,9 @@ def _context(ca_file: str | None) -> ssl.SSLContext:
         raise StoreUnavailable(f"ca_file cannot be read ({type(error).__name__})") from None
 
 
-def _spawn(work: Callable[[], Awaitable[None]]) -> object:
-    """Run *work* in this event loop, in no scope of its caller; the result must be kept."""
+def _spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
+    """Run *work* in this event loop, in no scope and no context of its caller; the result must be kept."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
         return trio.lowlevel.spawn_system_task(work)
-    return asyncio.ensure_future(work())
+    return asyncio.get_running_loop().create_task(work(), context=contextvars.Context())
