@@ -27,7 +27,7 @@ from execsafe.stores import open_store
 from execsafe.stores._redis_errors import translate
 from execsafe.stores.redis import RedisStore
 from execsafe.testing._store_model import COLLECTION, a_batch, a_put
-from servers import RedisServer
+from servers import RedisServer, free_port
 from tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.anyio
@@ -171,6 +171,29 @@ async def test_a_store_touches_no_key_but_its_own(server: RedisServer) -> None:
     keys = server.say("KEYS", "*").splitlines()
     assert keys
     assert all(key.startswith(b"{test}:") for key in keys)
+
+
+def test_a_cluster_keeps_a_store_in_one_slot(tmp_path: Path) -> None:
+    """Shown by a node that has this one only; the store of another prefix is told that it is elsewhere."""
+    server = RedisServer(tmp_path, cluster_enabled="yes", cluster_require_full_coverage="no")
+    while server.port > 55_000:  # the node's own port is 10,000 higher
+        server.port = free_port()
+
+    async def main() -> None:
+        with anyio.fail_after(20):
+            while b"cluster_state:ok" not in server.say("CLUSTER", "INFO"):
+                await anyio.sleep(0.05)
+        async with open_store(server.url()) as store:
+            await store.commit(a_batch(a_put("a", aliases=("x",)), a_put("b", is_open=False, ended_at_ms=1)))
+            assert await store.find(COLLECTION, "x") is not None
+            assert await store.purge(10) == 1
+        with pytest.raises(StoreUnavailable, match="cluster"):
+            await open_store(server.url("other")).open()
+
+    with server:
+        slot = server.say("CLUSTER", "KEYSLOT", "{test}:meta").removeprefix(b":")
+        assert server.say("CLUSTER", "ADDSLOTS", slot) == b"+OK"
+        anyio.run(main)
 
 
 async def test_two_prefixes_are_two_stores(server: RedisServer) -> None:

@@ -71,7 +71,7 @@ end
 
 local function check()
   head = redis.call('HMGET', meta, 'schema', 'id', 'revision', 'fence', 'seq', 'forgotten', 'sizes')
-  if redis.call('EXISTS', meta) == 0 then refuse('absent') end
+  if not head[1] and redis.call('EXISTS', meta) == 0 then refuse('absent') end
   if not (head[1] and string.match(head[1], '^%d+$')) then refuse('damaged', 'its schema is not a number') end
   if tonumber(head[1]) > tonumber(ARGV[1]) then refuse('newer', head[1]) end
   if head[1] ~= ARGV[1] then refuse('damaged', 'its schema never existed') end
