@@ -281,6 +281,32 @@ async def test_a_server_that_is_still_loading_is_unavailable() -> None:
         await anyio.sleep(0.05)  # the connection ends
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\xff" * 50, b"$-7\r\n", b"%1\r\n+proto\r\n:2\r\n", b"*-3\r\n", b""],
+    ids=["http", "noise", "length", "old protocol", "negative", "silence"],
+)
+async def test_what_is_no_redis_server_is_unavailable(answer: bytes) -> None:
+    """Whatever it says; one that says nothing is given up in time."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1_000)
+            connection.sendall(answer)
+            connection.recv(1_000)
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    with listener:
+        store = open_store(f"redis://127.0.0.1:{listener.getsockname()[1]}?timeout_s=0.3")
+        with anyio.fail_after(3), pytest.raises(StoreUnavailable):
+            await store.open()
+        await store.aclose()
+        await anyio.to_thread.run_sync(server.join)
+
+
 # --- the password --------------------------------------------------------------------------------------
 
 

@@ -139,6 +139,8 @@ class Client:
             reply = await link.ask(b"EVALSHA", script.sha, len(keys), *keys, *known, *arguments)
         except NoScriptError:  # a server that was restarted, or told to forget
             reply = await link.ask(b"EVAL", script.text, len(keys), *keys, *known, *arguments)
+        if not isinstance(reply, list) or not reply:
+            raise StoreUnavailable("the server gave an answer that no script of the store gives")
         kind, *facts = reply
         if kind == b"ok":
             revision, own, *facts = facts

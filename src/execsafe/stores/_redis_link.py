@@ -19,6 +19,7 @@ from typing import Any, Final
 import anyio
 from anyio.abc import ByteStream
 from coredis.connection import BaseConnection, TCPLocation
+from coredis.exceptions import ConnectionError  # noqa: A004
 
 from execsafe.errors import StoreUnavailable
 from execsafe.stores._redis_settings import Settings
@@ -108,7 +109,11 @@ class Link:
         Raises:
             Exception: the server's error, or the connection's.
         """
-        return await self._connection.create_request(command, *arguments, decode=False)
+        try:
+            request = self._connection.create_request(command, *arguments, decode=False)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):  # it is just about to end
+            raise ConnectionError("the connection has ended") from None
+        return await request
 
     def close(self) -> None:
         """Give the connection up at once. Who waits for an answer is told that none will come."""
