@@ -438,6 +438,10 @@ async def test_a_forked_child_opens_a_store_of_its_own(server: RedisServer, monk
         await store.aclose()
         monkeypatch.undo()
         await store.commit(a_batch(a_put()))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    async with store:  # it was closed when the child began
+        await store.commit(a_batch(a_put("b")))
+    assert server.say("HLEN", "{test}:witnesses") == b":2"
 
 
 async def test_a_store_opened_in_one_task_may_be_closed_in_another(server: RedisServer) -> None:

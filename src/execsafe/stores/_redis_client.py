@@ -28,10 +28,14 @@ class Seen:
     """What this process knows of the store, whatever becomes of connections: it must never be older than this."""
 
     durability: Durability
-    witness: bytes = attrs.field(init=False, factory=lambda: secrets.token_hex(8).encode())
+    witness: bytes = attrs.field(init=False, factory=lambda: secrets.token_hex(8).encode())  # whose writes they are
     store_id: bytes = attrs.field(init=False, default=b"")
     revision: int = attrs.field(init=False, default=0)
     own_revision: int = attrs.field(init=False, default=0)  # of the last write that it knows to be its own
+
+    def become_another(self) -> None:
+        """In a forked child: its writes are not those of its parent."""
+        self.witness, self.own_revision = secrets.token_hex(8).encode(), 0
 
 
 class Client:

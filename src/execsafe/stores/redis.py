@@ -86,6 +86,7 @@ class RedisStore(ManagedStore):
             if self._is_open:
                 raise _forked()
             self._pid, self._client = os.getpid(), None
+            self._seen.become_another()
         client = self._client
         if client is None or not client.is_at_home:
             if client is not None and client.is_live:
