@@ -51,6 +51,7 @@ def translate(error: Exception, secrets: Sequence[str]) -> StoreError:
         kind, meaning = _CODES[code]
         return kind(meaning, server_error=code)
     if isinstance(error, OSError):  # only while connecting: later, the client has errors of its own
+        name = type(error.__cause__ if isinstance(error.__cause__, OSError) else error).__name__
         return StoreUnavailable(f"the server cannot be reached ({name}): nothing was sent", server_error=name)
     if "Connection" in name or name == "ProtocolError":
         return StoreUnavailable(f"the connection to the server failed ({name}): {_UNKNOWN}", server_error=name)
