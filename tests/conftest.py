@@ -45,6 +45,7 @@ _REAL_TIME = (
     "campaigns/test_kill9.py",
     "chaos/test_seed_chaos.py",
     "chaos/test_wave.py",
+    "stores/test_postgres",  # all on one server
     "stores/test_redis",
     "test_docs.py",
     "testing/test_http",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from postgres_server import postgres_dsn, postgres_server, postgres_url  # noqa: F401 - fixtures
 from servers import URL, RedisServer
 
 

@@ -54,23 +54,22 @@ def test_a_store_is_returned_as_it_is() -> None:
     assert open_store(store) is store
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
-def test_a_store_of_a_later_release_names_its_extra(scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "client", "extra"),
+    [
+        *[(scheme, "coredis", "redis") for scheme in ("redis", "rediss", "valkey", "valkeys")],
+        *[(scheme, "psycopg", "postgres") for scheme in ("postgresql", "postgres")],
+    ],
+)
+def test_a_store_whose_client_is_missing_names_its_extra(
+    scheme: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message does not repeat the password of the URL."""
-    with pytest.raises(InvalidInput, match=r"execsafe\[") as caught:
-        open_store(f"{scheme}://user:hunter2@host/0")
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
-def test_a_store_whose_client_is_missing_names_its_extra(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message does not repeat the password of the URL."""
-    monkeypatch.setitem(sys.modules, "coredis", None)
-    for name in [name for name in sys.modules if name.startswith(("coredis.", "execsafe.stores.redis"))]:
+    monkeypatch.setitem(sys.modules, client, None)
+    ours = (f"{client}.", f"execsafe.stores.{extra}", f"execsafe.stores._{extra}")
+    for name in [name for name in sys.modules if name.startswith(ours)]:
         monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name.startswith("execsafe.stores._redis")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(InvalidInput, match=r"needs coredis.*execsafe\[redis\]") as caught:
+    with pytest.raises(InvalidInput, match=rf"needs {client}.*execsafe\[{extra}\]") as caught:
         open_store(f"{scheme}://user:hunter2@host/0")
     assert "hunter2" not in str(caught.value)
 

@@ -16,12 +16,11 @@ from execsafe.stores.commits import commit_shielded
 __all__ = ["ManagedStore", "commit_shielded", "open_store", "register"]
 
 URL_LENGTH_MAX: Final = 4_096
-_COMING: Final = {
-    "postgresql": "postgres",
-    "postgres": "postgres",
-}
+_POSTGRES: Final = frozenset({"postgresql", "postgres"})
 _REDIS: Final = frozenset({"redis", "rediss", "valkey", "valkeys"})
-_KNOWN: Final = "memory://, sqlite:///relative.db, sqlite:////absolute/path.db or redis://host"
+_KNOWN: Final = (
+    "memory://, sqlite:///relative.db, sqlite:////absolute/path.db, postgresql://host/database or redis://host"
+)
 
 _S = TypeVar("_S", bound=Store)
 
@@ -41,12 +40,13 @@ def open_store(url: str | Store, *, clock: Clock | None = None) -> Store:  # noq
     touched before it is opened.
 
     Args:
-        url: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; percent-encode
-            ``?``, ``#`` and ``%`` in a path. SQLite takes the options of
-            :class:`~execsafe.stores.sqlite.SqliteStore` as a query, such as
-            ``?busy_timeout_s=10&commit=inline``. ``redis://user:password@host:6379/0``, with TLS ``rediss://``, has
-            those of :meth:`RedisStore.from_url <execsafe.stores.redis.RedisStore.from_url>` and needs
-            ``execsafe[redis]``. A store is returned as it is.
+        url: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``;
+            ``postgresql://user:password@host/database`` (needs ``execsafe[postgres]``);
+            ``redis://user:password@host:6379/0``, with TLS ``rediss://`` (needs ``execsafe[redis]``). Percent-encode
+            ``?``, ``#`` and ``%`` in a path or password. Options are a query, such as
+            ``?busy_timeout_s=10&commit=inline``: those of :class:`~execsafe.stores.sqlite.SqliteStore`,
+            :class:`~execsafe.stores.postgres.PostgresStore` and :meth:`RedisStore.from_url
+            <execsafe.stores.redis.RedisStore.from_url>`. A store is returned as it is.
         clock: for stores that need the time between commits. The embedded ones take it from each batch.
 
     Raises:
@@ -61,10 +61,10 @@ def open_store(url: str | Store, *, clock: Clock | None = None) -> Store:  # noq
         return _memory(location, options)
     if scheme == "sqlite":
         return _sqlite(location, options)
+    if scheme in _POSTGRES:
+        return _postgres(url)
     if scheme in _REDIS:
         return _redis(scheme, location, options)
-    if scheme in _COMING:
-        raise InvalidInput(f"{scheme}:// is not available yet; it will come with execsafe[{_COMING[scheme]}]")
     raise InvalidInput(f"no store for {shorten(scheme)}; use {_KNOWN}")
 
 
@@ -104,6 +104,16 @@ def _sqlite(location: str, options: Mapping[str, str]) -> Store:
     from execsafe.stores.sqlite import SqliteStore  # sqlite3 is loaded only where it is used
 
     return SqliteStore.from_options(unquote(location[1:]), options)
+
+
+def _postgres(url: str) -> Store:
+    try:
+        from execsafe.stores.postgres import PostgresStore
+    except ImportError as error:  # also where libpq, which psycopg wraps, is missing
+        if (error.name or "psycopg").partition(".")[0] != "psycopg":
+            raise
+        raise InvalidInput("a PostgreSQL store needs psycopg: pip install 'execsafe[postgres]'") from None
+    return PostgresStore(url)
 
 
 def _redis(scheme: str, location: str, options: Mapping[str, str]) -> Store:

@@ -15,7 +15,9 @@ from typing import Any, Final, TypeAlias
 
 from execsafe.errors import ExecsafeError, StoreCorrupt
 from execsafe.model.event import Event
-from execsafe.ports import Batch, Lease, LeaseRequest, Put
+from execsafe.model.trusted import trusted
+from execsafe.model.values import shorten
+from execsafe.ports import Batch, Lease, LeaseRequest, Put, Stored, StoredEvent
 from execsafe.stores import _rules, codec
 from execsafe.stores._jobs import Commit
 
@@ -26,6 +28,8 @@ Row: TypeAlias = tuple[Any, ...]
 read the first two are enough."""
 _FACTS: Final = "\0".join(["%s"] * 5)
 _quote: Final = json.encoder.encode_basestring_ascii
+_new_stored: Final = trusted(Stored)
+_new_stored_event: Final = trusted(StoredEvent)
 
 
 # --- By the caller: all that needs no database ------------------------------------------------------
@@ -156,6 +160,7 @@ def _distinct(aliases: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def to_text(aliases: Sequence[str]) -> str:
+    """The aliases of a record as JSON."""
     return f"[{','.join([_quote(alias) for alias in aliases])}]" if aliases else "[]"
 
 
@@ -169,3 +174,33 @@ def to_aliases(text: str) -> tuple[str, ...]:
         return tuple(json.loads(text)) if text != "[]" else ()
     except (ValueError, TypeError):
         raise StoreCorrupt("a record's list of aliases is damaged") from None
+
+
+# --- From the database --------------------------------------------------------------------------------
+
+
+def to_stored(collection: str, row: tuple[Any, ...]) -> Stored:
+    """Check and decode one row.
+
+    Raises:
+        StoreCorrupt: the row is not what was written.
+    """
+    key, version, is_open, ended_at_ms, checksum, body = row
+    if type(body) is not bytes or checksum_of(body, collection, key, version, is_open, ended_at_ms) != checksum:
+        raise StoreCorrupt(f"{collection} {shorten(key)} is damaged: its checksum does not match", key=key)
+    return _new_stored(key=key, value=codec.decode(body), version=version)
+
+
+def to_stored_event(row: tuple[Any, ...]) -> StoredEvent:
+    """Check and decode one event.
+
+    Raises:
+        StoreCorrupt: the row is not what was written.
+    """
+    seq, at_ms, checksum, body = row
+    if type(body) is not bytes or zlib.crc32(body) != checksum:
+        raise StoreCorrupt(f"event {seq} is damaged: its checksum does not match", seq=seq)
+    event = codec.decode(body)
+    if not isinstance(event, Event) or event.at_ms != at_ms:
+        raise StoreCorrupt(f"event {seq} is damaged: it holds something else", seq=seq)
+    return _new_stored_event(seq=seq, event=event)

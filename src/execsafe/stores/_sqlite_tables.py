@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from sqlite3 import Connection
 from typing import Any, Final
 
-from execsafe.errors import StoreCorrupt
-from execsafe.model.event import Event
-from execsafe.model.trusted import trusted
-from execsafe.model.values import shorten
-from execsafe.ports import Stored, StoredEvent
-from execsafe.stores import codec
-from execsafe.stores._group import checksum_of, to_aliases
+from execsafe.stores._group import to_aliases
 
 _RECORD: Final = "key, version, is_open, ended_at_ms, checksum, body"
-_new_stored: Final = trusted(Stored)
-_new_stored_event: Final = trusted(StoredEvent)
 
 
 # --- Writes -----------------------------------------------------------------------------------------
@@ -83,33 +74,6 @@ def get_cursor(connection: Connection, name: str) -> int:
     """The cursor's position, 0 if it has none."""
     row = connection.execute("SELECT seq FROM cursors WHERE name = ?", (name,)).fetchone()
     return 0 if row is None else int(row[0])
-
-
-def to_stored(collection: str, row: tuple[Any, ...]) -> Stored:
-    """Check and decode one row.
-
-    Raises:
-        StoreCorrupt: the row is not what was written.
-    """
-    key, version, is_open, ended_at_ms, checksum, body = row
-    if type(body) is not bytes or checksum_of(body, collection, key, version, is_open, ended_at_ms) != checksum:
-        raise StoreCorrupt(f"{collection} {shorten(key)} is damaged: its checksum does not match", key=key)
-    return _new_stored(key=key, value=codec.decode(body), version=version)
-
-
-def to_stored_event(row: tuple[Any, ...]) -> StoredEvent:
-    """Check and decode one event.
-
-    Raises:
-        StoreCorrupt: the row is not what was written.
-    """
-    seq, at_ms, checksum, body = row
-    if type(body) is not bytes or zlib.crc32(body) != checksum:
-        raise StoreCorrupt(f"event {seq} is damaged: its checksum does not match", seq=seq)
-    event = codec.decode(body)
-    if not isinstance(event, Event) or event.at_ms != at_ms:
-        raise StoreCorrupt(f"event {seq} is damaged: it holds something else", seq=seq)
-    return _new_stored_event(seq=seq, event=event)
 
 
 def _owner(connection: Connection, collection: str, alias: str) -> str | None:

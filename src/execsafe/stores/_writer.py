@@ -1,4 +1,4 @@
-"""The asynchronous half of the SQLite store: hand work to one thread, and wake whoever waits for it.
+"""The asynchronous half of a store with one thread: hand work to one thread, and wake whoever waits for it.
 
 The thread takes everything that has queued up since its last transaction: under load one flush of the disk serves
 many callers. They may live in several event loops, asyncio and trio; each loop is woken once per transaction. A
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from execsafe.errors import StoreError, StoreUnavailable
 from execsafe.stores._jobs import Job, closed
-from execsafe.stores._sqlite_engine import Engine
 
 if TYPE_CHECKING:
     import trio
@@ -38,6 +37,22 @@ _STAND_STILL_S: Final = 0.002
 # An event loop that computes for less of its time leaves the thread enough. (One that is kept from computing by other
 # processes is busy as well, so that this is no more than a quarter.)
 _BUSY: Final = 0.25
+
+
+class Engine(Protocol):
+    """What the thread works with; nobody else does, so it need not be thread-safe."""
+
+    def open(self) -> None:
+        """Make ready; raises StoreError."""
+
+    def serve(self, jobs: Sequence[Job]) -> None:
+        """Do them. Whatever goes wrong is in the jobs afterwards."""
+
+    def refuse(self, error: StoreError) -> None:
+        """Answer every job with *error* until the next :meth:`open` succeeds."""
+
+    def close(self) -> None:
+        """Let go of everything; idempotent."""
 
 
 class _Host(Protocol):

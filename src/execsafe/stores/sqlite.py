@@ -18,7 +18,7 @@ from execsafe.model.values import shorten
 from execsafe.ports import Batch, Durability, Lease, Stored, StoredEvent
 from execsafe.stores import _rules
 from execsafe.stores import _sqlite_tables as tables
-from execsafe.stores._group import to_commit
+from execsafe.stores._group import to_commit, to_stored, to_stored_event
 from execsafe.stores._jobs import Job, Work, closed, forked
 from execsafe.stores._rules import ManagedStore
 from execsafe.stores._sqlite_engine import Connect, Engine
@@ -180,20 +180,20 @@ class SqliteStore(ManagedStore):
         _rules.check_name(collection, "collection")
         _rules.check_name(key, "key")
         row = await self._do(lambda connection: tables.find(connection, collection, key))
-        return None if row is None else tables.to_stored(collection, row)
+        return None if row is None else to_stored(collection, row)
 
     async def scan_open(self, collection: str) -> Sequence[Stored]:
         """All open records, in key order."""
         _rules.check_name(collection, "collection")
         rows = await self._do(lambda connection: tables.scan_open(connection, collection))
-        return [tables.to_stored(collection, row) for row in rows]
+        return [to_stored(collection, row) for row in rows]
 
     async def read_events(self, after: int, limit: int = 1_000) -> Sequence[StoredEvent]:
         """Events with ``seq > after``, in order."""
         _rules.check_integer(after, "after")
         _rules.check_integer(limit, "limit")
         rows = await self._do(lambda connection: tables.read_events(connection, after, limit))
-        return [tables.to_stored_event(row) for row in rows]
+        return [to_stored_event(row) for row in rows]
 
     async def set_cursor(self, name: str, seq: int) -> None:
         """Remember how far a consumer has read; it never goes back."""
