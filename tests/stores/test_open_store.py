@@ -126,6 +126,7 @@ def test_a_store_whose_client_is_missing_names_its_extra(
         "redis://localhost?prefix=a%20b",
         "redis://localhost?prefix=%c3%a9",
         "redis://localhost?require=disk",
+        "redis://localhost?create=no",
         "redis://localhost?timeout_s=0",
         "redis://localhost?timeout_s=nan",
         "redis://localhost?timeout_s=soon",

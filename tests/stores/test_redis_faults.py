@@ -229,6 +229,17 @@ async def test_a_server_that_lost_everything_is_refused_and_not_filled_again(tmp
         await store.aclose()
 
 
+async def test_a_store_that_may_not_be_made_has_to_be_there(server: RedisServer) -> None:
+    """So that a new process does not take a server without its data for a new one."""
+    with pytest.raises(StoreCorrupt, match="create=false"):
+        await open_store(server.url(create="false")).open()
+    assert server.say("DBSIZE") == b":0"
+    async with open_store(server.url(create="true")) as store:
+        await store.commit(a_batch(a_put("a")))
+    async with open_store(server.url(create="false")) as store:
+        assert await numbers_of(store) == {"a"}
+
+
 # --- failover -----------------------------------------------------------------------------------------
 
 

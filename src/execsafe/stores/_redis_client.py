@@ -75,7 +75,7 @@ class Client:
             StoreError: of the kind that fits. A store that was seen before is not made again.
         """
         self._refusal = None
-        await self._within_time(scripts.OPEN, (secrets.token_hex(16).encode(), b"1"))
+        await self._within_time(scripts.OPEN, (self._new_id(), b"1"))
 
     async def run(self, script: scripts.Script, *arguments: bytes) -> _Answer:
         """What *script* answers: ``ok`` and its results, or why it refused this call.
@@ -128,7 +128,7 @@ class Client:
             link = await Link.dial(self._settings)
             try:
                 self._seen.durability = await examine(link, self._settings.require)
-                await self._evaluate(link, scripts.OPEN, (secrets.token_hex(16).encode(), b"0"))
+                await self._evaluate(link, scripts.OPEN, (self._new_id(), b"0"))
             except BaseException:
                 link.close()
                 raise
@@ -157,6 +157,10 @@ class Client:
             self._refusal = error
             raise _copy(error)
         return kind, facts
+
+    def _new_id(self) -> bytes:
+        """The id of a store that has to be made; empty: it may not be."""
+        return secrets.token_hex(16).encode() if self._settings.create else b""
 
     def _check(self) -> None:
         if self._refusal is not None:

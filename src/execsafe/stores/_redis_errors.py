@@ -66,6 +66,8 @@ def refusal(kind: bytes, facts: Sequence[bytes]) -> StoreError | None:
         return StoreVersionError(f"the store was written by a newer execsafe (schema {said[0]})", version=said[0])
     if kind == b"damaged":
         return StoreCorrupt(f"the store is damaged: {said[0]}")
+    if kind == b"missing":
+        return StoreCorrupt("the server has no such store, and create=false: its data is lost, or it is another server")
     if kind == b"absent":
         return StoreCorrupt("the server has lost the store: it was there before, and is not created again")
     if kind == b"other":

@@ -135,6 +135,7 @@ OPEN: Final = _script(
     r"""
   local new_id, is_probe = take(), take() == '1'
   if ARGV[2] == '' and redis.call('EXISTS', meta) == 0 then
+    if new_id == '' then refuse('missing') end
     for i = 2, #KEYS do
       if redis.call('EXISTS', KEYS[i]) == 1 then refuse('damaged', 'its head is missing') end
     end

@@ -38,6 +38,7 @@ class Settings:
     ca_file: str | None = None
     prefix: str = "execsafe"
     require: Durability = Durability.PROCESS
+    create: bool = True
     timeout_s: float = 5.0
 
     def __attrs_post_init__(self) -> None:
@@ -82,6 +83,7 @@ def from_url(scheme: str, location: str, options: Mapping[str, str]) -> Settings
     readers: dict[str, Callable[[str], Any]] = {
         "prefix": str,
         "require": _to_durability,
+        "create": _to_flag,
         "timeout_s": _to_seconds,
         "ca_file": str,
     }
@@ -119,6 +121,12 @@ def _to_durability(text: str) -> Durability:
         return Durability(text)
     except ValueError:
         raise InvalidInput(f"require must be 'none', 'process' or 'power', was {shorten(text)}") from None
+
+
+def _to_flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise InvalidInput(f"create must be 'true' or 'false', was {shorten(text)}")
+    return text == "true"
 
 
 def _to_seconds(text: str) -> float:

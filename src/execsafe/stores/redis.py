@@ -50,8 +50,8 @@ class RedisStore(ManagedStore):
         """The store of ``{scheme}://{location}`` with these options.
 
         Options: ``prefix=execsafe`` (the stores of a server are told apart by it), ``require=process`` (or ``power``,
-        ``none``), ``timeout_s=5`` (for each call), ``ca_file=/path`` (authorities to
-        trust instead of the system's).
+        ``none``), ``create=true`` (whether a store that is not there is made), ``timeout_s=5`` (for each call),
+        ``ca_file=/path`` (authorities to trust instead of the system's).
 
         Raises:
             InvalidInput: something in it is malformed or unknown.
