@@ -318,6 +318,17 @@ async def test_another_store_behind_the_same_address_is_refused(postgres_url: st
         assert await store.find(COLLECTION, "a") is not None
 
 
+async def test_what_was_only_read_may_not_vanish_either(postgres_url: str, admin: psycopg.Connection) -> None:
+    """A decision may have been based on it."""
+    async with open_store(postgres_url) as reader, open_store(postgres_url) as writer:
+        await writer.commit(a_batch(a_put("a")))
+        assert await reader.find(COLLECTION, "a") is not None
+        admin.execute(f"DELETE FROM {schema_of(postgres_url)}.records")
+        admin.execute(f"UPDATE {schema_of(postgres_url)}.meta SET commits = 0")
+        with pytest.raises(StoreCorrupt, match="back in time"):
+            await reader.find(COLLECTION, "a")
+
+
 async def test_tables_that_vanish_are_not_made_again(postgres_url: str, admin: psycopg.Connection) -> None:
     """By a store that is open: it has seen what was in them."""
     async with open_store(postgres_url) as store:
@@ -342,6 +353,26 @@ async def test_a_server_that_stops_being_durable_is_noticed_at_the_next_commit(
         await alter(server, "synchronous_commit = on")
         await store.commit(a_batch(a_put("b")))
     assert await content(postgres_url) == (["b"], [])
+
+
+async def test_a_reload_of_the_configuration_does_not_come_between_check_and_commit(
+    postgres_url: str, server: Server
+) -> None:
+    """The setting that was checked is the one that the commit obeys."""
+    async with open_store(postgres_url) as store:
+        found: list[str] = []
+
+        def reload(connection: psycopg.Connection) -> None:
+            with psycopg.connect(server.dsn, autocommit=True) as admin:
+                admin.execute("ALTER SYSTEM SET synchronous_commit = off")
+                admin.execute("SELECT pg_reload_conf()")
+            time.sleep(0.2)
+            row = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
+            found.append("" if row is None else row[0])
+
+        await store._do(reload)
+        assert found == ["on"]
+        await alter(server, "synchronous_commit = on")
 
 
 async def test_a_server_that_becomes_read_only_is_a_typed_error(postgres_url: str, admin: psycopg.Connection) -> None:

@@ -65,9 +65,11 @@ CREATE TABLE events (
 );
 CREATE TABLE cursors (id bytea PRIMARY KEY, name text NOT NULL, seq bigint NOT NULL);
 """
+# The last one keeps what is found, so that no reload of the server's configuration comes between check and commit.
 _SETTINGS: Final = (
     "SELECT set_config('search_path', %s, true), set_config('statement_timeout', %s, true),"
-    " set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
+    " set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true),"
+    " set_config('synchronous_commit', current_setting('synchronous_commit'), true)"
 )
 # For to_meta().
 ASK_META: Final = (
