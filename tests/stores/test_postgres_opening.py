@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from execsafe.bot import cli
 from execsafe.errors import (
     InvalidInput,
     StoreCorrupt,
@@ -410,3 +411,22 @@ async def test_keys_are_ordered_as_python_orders_them(postgres_url: str, admin: 
         (f"{schema_of(postgres_url)}.records",),
     ).fetchall()
     assert collation == [("C",)]
+
+
+async def test_a_store_that_is_not_there_is_made_only_where_that_is_wanted(postgres_url: str) -> None:
+    """A server without its data is no empty store."""
+    looking = with_option(postgres_url, "create=false")
+    for _ in range(2):
+        with pytest.raises(StoreCorrupt, match="holds no store"):
+            await open_store(looking).open()
+    async with open_store(postgres_url), open_store(looking) as store:
+        assert await store.scan_open(COLLECTION) == []
+    with pytest.raises(InvalidInput, match="create must be"):
+        open_store(with_option(postgres_url, "create=no"))
+
+
+def test_who_only_looks_makes_no_store(postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands that read a journal say so to every server."""
+    for _ in range(2):
+        assert cli.main(["intents", postgres_url]) == 2
+        assert "holds no store" in capsys.readouterr().err

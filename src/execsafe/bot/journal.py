@@ -8,6 +8,7 @@ import execsafe
 from execsafe.intents import COLLECTION
 
 _PAGE: Final = 1_000
+_EMBEDDED: Final = ("memory:", "sqlite:")
 HEAD: Final = ("intent", "state", "symbol", "side", "quantity", "filled", "age")
 
 
@@ -17,6 +18,8 @@ def open_existing(url: str) -> execsafe.Store:
     Raises:
         InvalidInput: a malformed URL, or nothing is there.
     """
+    if not url.startswith(_EMBEDDED):
+        url += f"{'&' if '?' in url else '?'}create=false"
     store = execsafe.open_store(url)
     path = getattr(store, "path", None)
     if path is not None and not path.exists():

@@ -71,7 +71,7 @@ class PostgresEngine:
         self._pid = os.getpid()
         self._watch.start()
         try:
-            self._connection = self._connect(may_create=True)
+            self._connection = self._connect(may_create=self._options.create)
         except BaseException as error:
             self._watch.stop()
             if isinstance(error, psycopg.Error):

@@ -39,6 +39,7 @@ class Options:
     conninfo: dict[str, Any] = attrs.field(repr=False)
     schema: str = "execsafe"
     require: Durability = Durability.POWER
+    create: bool = True
     lock_timeout_s: float = 5.0
     statement_timeout_s: float = 10.0
 
@@ -127,6 +128,12 @@ def _to_durability(text: str) -> Durability:
         raise InvalidInput(f"require must be 'power' or 'process', was {shorten(text)}") from None
 
 
+def _to_flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise InvalidInput(f"create must be 'true' or 'false', was {shorten(text)}")
+    return text == "true"
+
+
 def _to_seconds(text: str) -> float:
     try:
         return float(text)
@@ -137,6 +144,7 @@ def _to_seconds(text: str) -> float:
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "schema": str,
     "require": _to_durability,
+    "create": _to_flag,
     "lock_timeout_s": _to_seconds,
     "statement_timeout_s": _to_seconds,
 }

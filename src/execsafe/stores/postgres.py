@@ -44,6 +44,7 @@ class PostgresStore(ManagedStore):
             * ``schema`` (``execsafe``): where the tables are; made when the store is first opened.
             * ``require`` (``power``): the least that an acknowledged commit must survive, or ``process``. A server
               whose settings promise less is refused.
+            * ``create`` (``true``): whether a store that is not there is made.
             * ``lock_timeout_s`` (5): how long a call waits for another process's transaction before it raises
               StoreLocked with nothing done.
             * ``statement_timeout_s`` (10): how long the server may take for one statement.
