@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
 from execsafe.ports import Durability
+from execsafe.stores import _options
 from execsafe.stores._postgres_schema import Settings
 from execsafe.stores._postgres_script import Connection
 
@@ -121,30 +122,10 @@ def _parse(url: str) -> dict[str, Any]:
         ) from None
 
 
-def _to_durability(text: str) -> Durability:
-    try:
-        return Durability(text)
-    except ValueError:
-        raise InvalidInput(f"require must be 'power' or 'process', was {shorten(text)}") from None
-
-
-def _to_flag(text: str) -> bool:
-    if text not in {"true", "false"}:
-        raise InvalidInput(f"create must be 'true' or 'false', was {shorten(text)}")
-    return text == "true"
-
-
-def _to_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInput(f"a time-out must be a number of seconds, was {shorten(text)}") from None
-
-
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "schema": str,
-    "require": _to_durability,
-    "create": _to_flag,
-    "lock_timeout_s": _to_seconds,
-    "statement_timeout_s": _to_seconds,
+    "require": _options.durability(Durability.POWER, Durability.PROCESS),
+    "create": _options.flag("create"),
+    "lock_timeout_s": _options.seconds("lock_timeout_s"),
+    "statement_timeout_s": _options.seconds("statement_timeout_s"),
 }

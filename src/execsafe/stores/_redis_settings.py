@@ -14,6 +14,7 @@ import attrs
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
 from execsafe.ports import Durability
+from execsafe.stores import _options
 from execsafe.stores._redis_scripts import KEY_NAMES
 
 TIMEOUT_S_MAX: Final = 600.0
@@ -82,9 +83,9 @@ def from_url(scheme: str, location: str, options: Mapping[str, str]) -> Settings
     """
     readers: dict[str, Callable[[str], Any]] = {
         "prefix": str,
-        "require": _to_durability,
-        "create": _to_flag,
-        "timeout_s": _to_seconds,
+        "require": _options.durability(*Durability),
+        "create": _options.flag("create"),
+        "timeout_s": _options.seconds("timeout_s"),
         "ca_file": str,
     }
     if not readers.keys() >= options.keys():  # not named: what follows a ? may be the rest of a password
@@ -114,23 +115,3 @@ def _to_database(parts: SplitResult) -> int:
 
 def _unquoted(text: str | None) -> str | None:
     return unquote(text) if text else None
-
-
-def _to_durability(text: str) -> Durability:
-    try:
-        return Durability(text)
-    except ValueError:
-        raise InvalidInput(f"require must be 'none', 'process' or 'power', was {shorten(text)}") from None
-
-
-def _to_flag(text: str) -> bool:
-    if text not in {"true", "false"}:
-        raise InvalidInput(f"create must be 'true' or 'false', was {shorten(text)}")
-    return text == "true"
-
-
-def _to_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInput(f"timeout_s must be a number of seconds, was {shorten(text)}") from None

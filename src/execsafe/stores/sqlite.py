@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, Final, Literal, TypeVar
-
-import anyio
+from typing import Any, Final, Literal
 
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
-from execsafe.ports import Batch, Durability, Lease, Stored, StoredEvent
-from execsafe.stores import _rules
+from execsafe.ports import Durability, Stored, StoredEvent
+from execsafe.stores import _options, _rules
 from execsafe.stores import _sqlite_tables as tables
-from execsafe.stores._group import to_commit, to_stored, to_stored_event
-from execsafe.stores._jobs import Job, Work, closed, forked
-from execsafe.stores._rules import ManagedStore
+from execsafe.stores._group import to_stored, to_stored_event
+from execsafe.stores._grouped import GroupedStore
+from execsafe.stores._jobs import Job, Work
 from execsafe.stores._sqlite_engine import Connect, Engine
-from execsafe.stores._writer import Writer
 
 BUSY_TIMEOUT_S_MAX: Final = 600.0
-# A purge is cut into transactions of this many records, so that no order waits long behind one.
-_PURGE_SLICE: Final = 500
-
-_T = TypeVar("_T")
 
 
-class SqliteStore(ManagedStore):
+class SqliteStore(GroupedStore):
     """One file, safe for several processes; survives kill -9 and power cuts.
 
     Everything that is committed while the disk is busy becomes durable together with the next flush. A caller
@@ -70,14 +60,11 @@ class SqliteStore(ManagedStore):
         if check not in {"quick", "full"}:
             raise InvalidInput(f"check must be 'quick' or 'full', was {shorten(check)}")
         self._path = _to_path(path)
-        self._engine = Engine(
-            self._path, busy_timeout_s=busy_timeout_s, exclusive=exclusive, check=check, connect=_connect
-        )
-        self._is_inline = commit == "inline"
-        self._lock = threading.Lock()
-        self._writer: Writer | None = None
-        self._is_open = False
-        self._pid = os.getpid()
+        engine = Engine(self._path, busy_timeout_s=busy_timeout_s, exclusive=exclusive, check=check, connect=_connect)
+        super().__init__(engine, tables, is_inline=commit == "inline")
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({str(self._path)!r})"
 
     @classmethod
     def from_options(cls, path: str, options: Mapping[str, str]) -> SqliteStore:
@@ -87,9 +74,9 @@ class SqliteStore(ManagedStore):
             InvalidInput: an unknown option, or a value that it does not take.
         """
         readers: dict[str, Callable[[str], Any]] = {
-            "busy_timeout_s": _to_seconds,
+            "busy_timeout_s": _options.seconds("busy_timeout_s"),
             "commit": str,
-            "exclusive": _to_flag,
+            "exclusive": _options.flag("exclusive"),
             "check": str,
         }
         for name in options:
@@ -116,64 +103,7 @@ class SqliteStore(ManagedStore):
             StoreVersionError: another application's file, or a newer execsafe's.
             StoreReadOnly, StoreLocked, StoreUnavailable: as they say.
         """
-        self._pid = self._pid if self._is_open else os.getpid()
-        self._check_fork()
-        if self._is_inline:
-            with self._lock:
-                self._engine.open()
-        else:
-            await self._start()
-        self._is_open = True
-
-    async def _start(self) -> None:
-        with self._lock:
-            if self._writer is None:
-                self._writer = Writer(self._engine)
-            writer = self._writer
-        try:
-            job = Work(_nothing, is_write=False)
-            await writer.submit(job)
-            job.unwrap()
-        except BaseException:
-            if not self._is_open:
-                await self._stop(writer)
-            raise
-
-    async def _stop(self, writer: Writer) -> None:
-        with self._lock:
-            if self._writer is writer:
-                self._writer = None
-        writer.stop()
-        with anyio.CancelScope(shield=True):
-            await writer.join()
-
-    async def aclose(self) -> None:
-        """Finish what is queued and release the file; idempotent. Later calls raise StoreUnavailable."""
-        if self._pid != os.getpid():
-            return  # the parent's to close
-        self._is_open = False
-        if (writer := self._writer) is not None:
-            await self._stop(writer)
-        elif self._is_inline:
-            with self._lock:
-                self._engine.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_is_open", False) and self._pid == os.getpid():
-            with contextlib.suppress(Exception):
-                warnings.warn(f"{self._path} was not closed", ResourceWarning, source=self, stacklevel=2)
-            if self._writer is not None:
-                self._writer.stop()
-            else:
-                self._engine.close()
-
-    async def commit(self, batch: Batch) -> Lease | None:
-        """See :meth:`execsafe.ports.Store.commit`; also refuses malformed batches with InvalidInput."""
-        job = to_commit(batch)
-        if (done := self._begin(job)) is not None:
-            await done
-        lease: Lease | None = job.unwrap()
-        return lease
+        await self._open()
 
     async def find(self, collection: str, key: str) -> Stored | None:
         """The record with that key or alias; a key goes before an alias."""
@@ -195,61 +125,17 @@ class SqliteStore(ManagedStore):
         rows = await self._do(lambda connection: tables.read_events(connection, after, limit))
         return [to_stored_event(row) for row in rows]
 
-    async def set_cursor(self, name: str, seq: int) -> None:
-        """Remember how far a consumer has read; it never goes back."""
-        _rules.check_name(name, "cursor name")
-        _rules.check_integer(seq, "seq")
-        await self._do(lambda connection: tables.set_cursor(connection, name, seq), is_write=True)
-
     async def get_cursor(self, name: str) -> int:
         """How far the consumer has read; 0 before its first."""
         _rules.check_name(name, "cursor name")
         return await self._do(lambda connection: tables.get_cursor(connection, name))
 
-    async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
-        """Delete the *limit* oldest ended records, and what is old among the *limit* oldest events."""
-        _rules.check_integer(ended_before_ms, "ended_before_ms")
-        _rules.check_integer(limit, "limit")
-        await self._do(lambda c: tables.purge_events(c, ended_before_ms, limit), is_write=True)
-        deleted = 0
-        while deleted < limit:
-            slice_ = min(_PURGE_SLICE, limit - deleted)
-            count = await self._do(_purge(ended_before_ms, slice_), is_write=True)
-            deleted += count
-            if count < slice_:
-                break
-        return deleted
-
-    async def _do(self, work: Callable[[Connection], _T], *, is_write: bool = False) -> _T:
-        job = Work(work, is_write=is_write)
-        if (done := self._begin(job)) is not None:
-            await done
-        result: _T = job.unwrap()
-        return result
-
-    def _begin(self, job: Job) -> Awaitable[None] | None:
-        """Have *job* done: when what is returned is done, or now (None)."""
-        self._check_fork()
-        if self._is_inline:
-            with self._lock:
-                self._engine.serve([job])
-            return None
-        if self._writer is None:
-            raise closed()
-        return self._writer.submit(job)
-
-    def _check_fork(self) -> None:
-        # Before any lock: in a forked child the writer thread does not exist, and a lock may be held for ever.
-        if self._pid != os.getpid():
-            raise forked()
+    def _question(self) -> Job:
+        return Work(_nothing, is_write=False)
 
 
 def _nothing(_connection: Connection) -> None:
     """Work that only shows whether the store is open."""
-
-
-def _purge(ended_before_ms: int, limit: int) -> Callable[[Connection], int]:
-    return lambda connection: tables.purge_records(connection, ended_before_ms, limit)
 
 
 def _to_path(path: str | os.PathLike[str]) -> Path:
@@ -261,16 +147,3 @@ def _to_path(path: str | os.PathLike[str]) -> Path:
     if text.endswith("/") or Path(text).name in {"", ".", ".."}:
         raise InvalidInput(f"{shorten(text)} names a directory, not a file")
     return Path(text)
-
-
-def _to_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInput(f"busy_timeout_s must be a number of seconds, was {shorten(text)}") from None
-
-
-def _to_flag(text: str) -> bool:
-    if text not in {"true", "false"}:
-        raise InvalidInput(f"exclusive must be 'true' or 'false', was {shorten(text)}")
-    return text == "true"
