@@ -167,16 +167,16 @@ class IgnoresRefusedWrites(IntentRegistry):
 class MarksBeforeApplying(IntentRegistry):
     """Evidence is marked as seen in one transaction and applied in the next."""
 
-    async def _commit(self, before: Any, after: Any, events: Any, **options: Any) -> Any:
+    async def _commit(self, before: Any, after: Any, **options: Any) -> Any:
         if before is not None and after.filled_quantity > before.filled_quantity:
             mark = f"{after.intent.identity}:{after.filled_quantity}"
             if await self.store.find("seen", mark) is not None:
                 pairs = zip(before.attempts, after.attempts, strict=True)
                 attempts = tuple(attrs.evolve(b, filled_quantity=a.filled_quantity) for a, b in pairs)
-                return await super()._commit(before, attrs.evolve(after, attempts=attempts), events, **options)
+                return await super()._commit(before, attrs.evolve(after, attempts=attempts), **options)
             put = Put(collection="seen", key=mark, value=after, version=0)
             await self._write(Batch(now_ms=self.clock.now_ms(), puts=(put,)))
-        return await super()._commit(before, after, events, **options)
+        return await super()._commit(before, after, **options)
 
 
 class WritesWithoutFence(IntentRegistry):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
 import execsafe
 
+_T = TypeVar("_T")
 _SIGNALS_MAX: Final = 48
 _SIGNALS_FAST: Final = 12
 _BROKEN: Final = 1
@@ -139,7 +141,7 @@ def _demo(options: argparse.Namespace) -> int:
     for paragraph in (*report.opening(policy), ""):
         screen.say(paragraph)
     with screen.watching(report.runs(policy), fancy=fancy) as watch:
-        result = anyio.run(functools.partial(demo.run_demo, policy, watch=watch))
+        result = anyio.run(_interruptible, functools.partial(demo.run_demo, policy, watch=watch))
     for title, rows in report.tables(result):
         screen.say()
         screen.table(title, ("", *report.NAMES), rows, fancy=fancy)
@@ -153,6 +155,29 @@ def _demo(options: argparse.Namespace) -> int:
         _write_page(run_report.of_demo(result), options.report)
         screen.line(f"Report: {options.report}")
     return _BROKEN if result.breaches else 0
+
+
+async def _interruptible(work: Callable[[], Awaitable[_T]]) -> _T:
+    """What *work* comes to. Ctrl-C ends it: asyncio's own way cancels once, which a client may take for a time-out.
+
+    Raises:
+        KeyboardInterrupt: it was ended.
+    """
+    result: _T | None = None
+
+    async def end_on_signal() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT) as received:
+            async for _ in received:
+                tasks.cancel_scope.cancel()  # again and again, until everything has ended
+                break
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(end_on_signal)
+        result = await work()
+        tasks.cancel_scope.cancel()
+    if result is None:
+        raise KeyboardInterrupt
+    return result
 
 
 def _report(options: argparse.Namespace) -> int:

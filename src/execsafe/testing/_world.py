@@ -167,7 +167,7 @@ class World(Surroundings):
             if not await self._recover_in_time(last):
                 break
             open_records = await last.registry.open_records()
-            steady = all(r.state in _DONE and not _wants_change(r) for r in open_records)
+            steady = all(self._is_steady(record) for record in open_records)
             if steady and (len(self.history.writes) == before or not open_records):
                 break
         for key in self.keys:
@@ -180,6 +180,11 @@ class World(Surroundings):
         if last.gateway._locks.statistics().in_flight:
             self._blame("G14", "", "the last process still holds claims")
         await self._check_purge()
+
+    def _is_steady(self, record: IntentRecord) -> bool:
+        """Whether nothing is left to do; that the venue has forgotten an order takes two looks to prove."""
+        is_forgotten = any(a.venue_order_id in self.venue.pruned() for a in record.attempts if a.state.may_still_fill)
+        return record.state in _DONE and not _wants_change(record) and not is_forgotten
 
     async def _recover_in_time(self, process: Process) -> bool:
         with anyio.move_on_after(_PASS_MAX_S):
