@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import signal
@@ -173,7 +174,8 @@ async def _interruptible(work: Callable[[], Awaitable[_T]]) -> _T:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(end_on_signal)
-        result = await work()
+        with contextlib.suppress(KeyboardInterrupt):
+            result = await work()
         tasks.cancel_scope.cancel()
     if result is None:
         raise KeyboardInterrupt
