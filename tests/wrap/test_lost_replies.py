@@ -56,7 +56,8 @@ async def adopted(name, fault, value, price, **config):
         rig.strike(fault, value)
         order = await buy(guarded, price=price)
         rig.assert_truthful(order)
-        assert rig.orders_sent() == rig.plan.fired[fault] == 1
+        # Where a disk or the machine stands still for most of the window, the first one comes too late and is refused.
+        assert rig.orders_sent() - len(rig.ledger.rejected()) == rig.plan.fired[fault] == 1
         assert order["filled"] == (0.01 if price == MARKETABLE else 0)
 
 
