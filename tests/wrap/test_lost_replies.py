@@ -52,12 +52,12 @@ BEFORE_ACCEPTANCE = (
 
 async def adopted(name, fault, value, price, **config):
     async with a_rig(name, SimVenue(read_lag_ms=round(READ_LAG_S * 500))) as rig:
-        guarded = await rig.guard(rig.exchange(**config))
+        # A longer window: a disk that stands still before the request goes out must not make it come too late.
+        guarded = await rig.guard(rig.exchange(**config), profile=quick(name, expiry_window_s=2.0))
         rig.strike(fault, value)
         order = await buy(guarded, price=price)
         rig.assert_truthful(order)
-        # Where a disk or the machine stands still for most of the window, the first one comes too late and is refused.
-        assert rig.orders_sent() - len(rig.ledger.rejected()) == rig.plan.fired[fault] == 1
+        assert rig.orders_sent() == rig.plan.fired[fault] == 1
         assert order["filled"] == (0.01 if price == MARKETABLE else 0)
 
 
