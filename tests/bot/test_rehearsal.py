@@ -11,6 +11,10 @@ from execsafe.bot import cli, config, rehearsal
 from execsafe.bot.desk import Leftover
 from execsafe.bot.rehearsal import Difference, Rehearsal, RehearsalPolicy
 from execsafe.bot.runner import RunResult
+from execsafe.model.outcome import Operation
+from execsafe.testing.faults import Fault, FaultPlan
+from execsafe.testing.http import VenueServer
+from execsafe.testing.venue import SimVenue
 
 FILE = """
 [venue]
@@ -123,3 +127,18 @@ def vars_of(rehearsed):
 def test_a_policy_plays_at_least_one_candle():
     with pytest.raises(execsafe.InvalidInput, match="candles"):
         RehearsalPolicy(candles=0)
+
+
+@pytest.mark.anyio
+async def test_nothing_goes_wrong_any_more_once_the_candles_end_also_where_they_end_early():
+    """What a signal ends is to end in good order, as what has run its course."""
+    symbol = "A/USDT:USDT"
+    market = rehearsal._market(symbol)
+    candles = rehearsal._candles({symbol: market}, 3)
+    server = VenueServer({"bybit": SimVenue([market], prices={symbol: 1})})
+    plan = server.plans["bybit"] = FaultPlan(7, {Fault.DROP_REPLY: 1.0})
+    moments = rehearsal._PlayedFeed(server, server.venues["bybit"], candles, 300_000, lambda _: None).moments(0)
+    await anext(moments)
+    assert plan.draw(Operation.CREATE).first(Fault.DROP_REPLY) is Fault.DROP_REPLY
+    await moments.aclose()
+    assert plan.draw(Operation.CREATE).first(Fault.DROP_REPLY) is None

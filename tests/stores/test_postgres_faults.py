@@ -134,7 +134,7 @@ async def test_a_connection_that_is_lost_within_a_transaction_leaves_nothing(
             admin.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
 
         with pytest.raises(StoreUnavailable):
-            await store._do(cut, is_write=True)
+            await store._write(cut)
         await store.commit(a_batch(a_put("b")))
     assert await content(postgres_url) == (["b"], [])
 
@@ -370,7 +370,7 @@ async def test_a_reload_of_the_configuration_does_not_come_between_check_and_com
             row = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
             found.append("" if row is None else row[0])
 
-        await store._do(reload, is_write=True)
+        await store._write(reload)
         assert found == ["on"]
         await alter(server, "synchronous_commit = on")
 
@@ -491,7 +491,7 @@ async def test_whoever_stands_still_within_a_transaction_loses_the_lock(postgres
 
         async def sleep() -> None:
             with pytest.raises(StoreUnavailable):
-                await sleeper._do(lambda _: time.sleep(1), is_write=True)
+                await sleeper._write(lambda _: time.sleep(1))
 
         tasks.start_soon(sleep)
         await anyio.sleep(0.1)

@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import attrs
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from execsafe.errors import InvalidInput
-from execsafe.ports import Batch, Lease, LeaseRequest
+from execsafe.ports import Batch
 from execsafe.stores import open_store
 from execsafe.stores._group import to_commit
 from execsafe.stores._postgres_group import State
 from execsafe.stores._postgres_schema import Meta, write_meta
 from execsafe.stores._postgres_script import Script
 from execsafe.testing._store_model import a_put, an_event
+from group_batches import batches, is_sound
 from postgres_server import drop, new_schema, with_option
 
 TABLES = {
@@ -80,46 +79,6 @@ def connection(postgres_dsn: str) -> Iterator[psycopg.Connection]:
         connection.execute(f"SET search_path = {schema}")
         yield connection
     drop(postgres_dsn, schema)
-
-
-few = st.sampled_from
-puts = st.builds(
-    lambda key, version, number, is_open, aliases: a_put(key, version, number=number, is_open=is_open, aliases=aliases),
-    few("ab"),
-    few([0, 0, 1]),
-    st.integers(0, 9),
-    st.booleans(),
-    few([(), ("x",), ("y",), ("x", "y")]),
-)
-leases = st.builds(
-    lambda name, holder, token: Lease(name=name, holder=holder, token=token, expires_at_ms=1),
-    few("lm"),
-    few("pq"),
-    st.integers(1, 3),
-)
-requests = st.builds(lambda name, holder: LeaseRequest(name=name, holder=holder, ttl_ms=10), few("lm"), few("pq"))
-writes = st.builds(
-    lambda puts, events: Batch(now_ms=1, puts=tuple(puts), events=(an_event(),) * events),
-    st.lists(puts, min_size=1, max_size=2, unique_by=lambda put: put.key),
-    st.integers(0, 1),
-)
-acquisitions = st.builds(lambda now_ms, acquire: Batch(now_ms=now_ms, acquire=acquire), st.integers(0, 30), requests)
-everything = st.builds(
-    lambda write, acquire, fence, release: attrs.evolve(write, acquire=acquire, fence=fence, release=release),
-    writes,
-    st.none() | requests,
-    st.none() | leases,
-    st.none() | leases,
-)
-batches = writes | acquisitions | everything
-
-
-def is_sound(batch: Batch) -> bool:
-    try:
-        to_commit(batch)
-    except InvalidInput:
-        return False
-    return True
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from execsafe.errors import InvalidInput, LeaseHeld, StoreUnavailable, VersionConflict
-from execsafe.ports import Batch, Lease, LeaseRequest, Put
+from execsafe.ports import Batch, LeaseRequest, Put
 from execsafe.stores import _group as group
 from execsafe.stores import _sqlite_schema as schema
 from execsafe.stores._jobs import Job, Work
 from execsafe.stores._sqlite_engine import Engine
 from execsafe.stores._sqlite_tables import get_cursor, purge_records, set_cursor
 from execsafe.testing._store_model import COLLECTION, a_batch, a_put, an_event
+from group_batches import batches, is_sound
 
 TABLES = {
     "records": "collection, key, version, is_open, ended_at_ms, checksum, aliases, body",
@@ -57,45 +57,6 @@ class Tables:
             table: self.raw.execute(f"SELECT {columns} FROM {table} ORDER BY {columns}").fetchall()
             for table, columns in TABLES.items()
         }
-
-
-few = st.sampled_from
-puts = st.builds(
-    lambda key, version, number, aliases: a_put(key, version, number=number, aliases=aliases),
-    few("ab"),
-    few([0, 0, 1]),
-    st.integers(0, 9),
-    few([(), ("x",), ("y",), ("x", "y")]),
-)
-leases = st.builds(
-    lambda name, holder, token: Lease(name=name, holder=holder, token=token, expires_at_ms=1),
-    few("lm"),
-    few("pq"),
-    st.integers(1, 3),
-)
-requests = st.builds(lambda name, holder: LeaseRequest(name=name, holder=holder, ttl_ms=10), few("lm"), few("pq"))
-writes = st.builds(
-    lambda puts, events: Batch(now_ms=1, puts=tuple(puts), events=(an_event(),) * events),
-    st.lists(puts, min_size=1, max_size=2, unique_by=lambda put: put.key),
-    st.integers(0, 1),
-)
-acquisitions = st.builds(lambda now_ms, acquire: Batch(now_ms=now_ms, acquire=acquire), st.integers(0, 30), requests)
-everything = st.builds(
-    lambda write, acquire, fence, release: attrs.evolve(write, acquire=acquire, fence=fence, release=release),
-    writes,
-    st.none() | requests,
-    st.none() | leases,
-    st.none() | leases,
-)
-batches = writes | acquisitions | everything
-
-
-def is_sound(batch: Batch) -> bool:
-    try:
-        group.to_commit(batch)
-    except InvalidInput:
-        return False
-    return True
 
 
 @given(st.lists(st.lists(batches.filter(is_sound), min_size=4, max_size=8), min_size=1, max_size=4))

@@ -6,6 +6,7 @@ times are the demo's; what is at stake, and the strategy, are the configuration'
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 from collections import Counter
@@ -245,16 +246,22 @@ class _PlayedFeed:
 
     async def moments(self, warm_up: int) -> AsyncGenerator[Moment, None]:
         played = 0
-        async for moment in self._recorded.moments(warm_up):
-            if not moment.is_past:
-                now_ms = self._server.advance()
-                for symbol, candle in moment.candles.items():
-                    self._venue.set_price(symbol, candle.close, now_ms)
-                played += 1
-                self._watch(played)
-            yield moment
-        for plan in self._server.plans.values():
-            plan.stop()
+        try:
+            async with contextlib.aclosing(self._recorded.moments(warm_up)) as moments:
+                async for moment in moments:
+                    if not moment.is_past:
+                        self._set_prices(moment)
+                        played += 1
+                        self._watch(played)
+                    yield moment
+        finally:  # also where a signal ends it early: the end is to be orderly
+            for plan in self._server.plans.values():
+                plan.stop()
+
+    def _set_prices(self, moment: Moment) -> None:
+        now_ms = self._server.advance()
+        for symbol, candle in moment.candles.items():
+            self._venue.set_price(symbol, candle.close, now_ms)
 
 
 # --- the bot -----------------------------------------------------------------------------------------------

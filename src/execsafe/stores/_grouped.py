@@ -121,17 +121,17 @@ class GroupedStore(ManagedStore):
         """Remember how far a consumer has read; it never goes back."""
         _rules.check_name(name, "cursor name")
         _rules.check_integer(seq, "seq")
-        await self._do(lambda connection: self._tables.set_cursor(connection, name, seq), is_write=True)
+        await self._write(lambda connection: self._tables.set_cursor(connection, name, seq))
 
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
         """Delete the *limit* oldest ended records, and what is old among the *limit* oldest events."""
         _rules.check_integer(ended_before_ms, "ended_before_ms")
         _rules.check_integer(limit, "limit")
-        await self._do(lambda c: self._tables.purge_events(c, ended_before_ms, limit), is_write=True)
+        await self._write(lambda c: self._tables.purge_events(c, ended_before_ms, limit))
         deleted = 0
         while deleted < limit:
             slice_ = min(_PURGE_SLICE, limit - deleted)
-            count = await self._do(self._purge_of(ended_before_ms, slice_), is_write=True)
+            count = await self._write(self._purge_of(ended_before_ms, slice_))
             deleted += count
             if count < slice_:
                 break
@@ -140,8 +140,8 @@ class GroupedStore(ManagedStore):
     def _purge_of(self, ended_before_ms: int, limit: int) -> Callable[[Any], int]:
         return lambda connection: self._tables.purge_records(connection, ended_before_ms, limit)
 
-    async def _do(self, work: Callable[[Any], _T], *, is_write: bool = False) -> _T:
-        result: _T = await self._finish(Work(work, is_write=is_write))
+    async def _write(self, work: Callable[[Any], _T]) -> _T:
+        result: _T = await self._finish(Work(work, is_write=True))
         return result
 
     async def _finish(self, job: Job) -> Any:

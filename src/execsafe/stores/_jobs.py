@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from execsafe.errors import StoreUnavailable
+from execsafe.errors import ExecsafeError, StoreUnavailable
 from execsafe.ports import Batch
 
 
@@ -59,3 +59,13 @@ def closed() -> StoreUnavailable:
 def forked() -> StoreUnavailable:
     """The error of a store that was carried into a child process."""
     return StoreUnavailable("the store was opened before this process was forked: open one of its own here")
+
+
+def run_each(jobs: Sequence[Any], connection: Any) -> None:
+    """Run jobs one by one; what concerns only itself stays with it, what concerns the store goes up."""
+    for job in jobs:
+        job.result = job.error = None
+        try:
+            job.result = job.work(connection)
+        except ExecsafeError as error:
+            job.error = error

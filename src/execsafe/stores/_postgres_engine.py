@@ -14,7 +14,7 @@ import psycopg
 from execsafe.errors import ExecsafeError, StoreCorrupt, StoreError, StoreUnavailable, StoreVersionError
 from execsafe.ports import Durability
 from execsafe.stores import _postgres_schema as schema
-from execsafe.stores._jobs import Commit, Job, Work, closed, forked
+from execsafe.stores._jobs import Commit, Job, Work, closed, forked, run_each
 from execsafe.stores._postgres_errors import translate
 from execsafe.stores._postgres_group import State
 from execsafe.stores._postgres_options import Options
@@ -135,7 +135,7 @@ class PostgresEngine:
                 if script:
                     script.run(connection)
                     script = Script()
-                _run_each(others, connection)
+                run_each(others, connection)
             if is_changed:
                 meta = state.counted()
                 schema.write_meta(script, meta)
@@ -267,13 +267,3 @@ class PostgresEngine:
         for job in jobs:
             # One instance each: a raised exception collects the traceback of whoever raises it.
             job.result, job.error = None, type(failure)(str(failure), **failure.context)
-
-
-def _run_each(jobs: Sequence[Any], connection: Connection) -> None:
-    """Run jobs one by one; what concerns only itself stays with it, what concerns the store goes up."""
-    for job in jobs:
-        job.result = job.error = None
-        try:
-            job.result = job.work(connection)
-        except ExecsafeError as error:
-            job.error = error

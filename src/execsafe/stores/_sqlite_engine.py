@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from execsafe.errors import (
     ExecsafeError,
@@ -18,7 +18,7 @@ from execsafe.errors import (
     StoreUnavailable,
 )
 from execsafe.stores import _sqlite_files, _sqlite_schema, codec
-from execsafe.stores._jobs import Commit, Job, closed, forked
+from execsafe.stores._jobs import Commit, Job, closed, forked, run_each
 from execsafe.stores._sqlite_errors import poisoned, poisons, primary_code, translate
 from execsafe.stores._sqlite_group import NotFresh, apply
 
@@ -154,7 +154,7 @@ class Engine:
             if kind is Commit:
                 apply(connection, cast("list[Commit]", list(run)), is_fresh=is_fresh)
             else:
-                _run_each(list(run), connection)
+                run_each(list(run), connection)
 
     def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
         if isinstance(error, sqlite3.Error) and primary_code(error) == sqlite3.SQLITE_IOERR:
@@ -175,7 +175,7 @@ class Engine:
 
     def _read(self, job: Job) -> None:
         try:
-            _run_each([job], self._ready())
+            run_each([job], self._ready())
         except Exception as error:  # noqa: BLE001
             self._fail([job], error)
         else:
@@ -206,13 +206,3 @@ class Engine:
             # One instance each: a raised exception collects the traceback of whoever raises it.
             job.error = type(failure)(str(failure), **failure.context)
             job.error.__cause__ = error if isinstance(error, sqlite3.Error) else None
-
-
-def _run_each(jobs: Sequence[Any], connection: sqlite3.Connection) -> None:
-    """Run jobs one by one; what concerns only itself stays with it, what concerns the store goes up."""
-    for job in jobs:
-        job.result = job.error = None
-        try:
-            job.result = job.work(connection)
-        except ExecsafeError as error:
-            job.error = error

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
@@ -19,6 +19,7 @@ from execsafe.stores._jobs import Job, Work
 from execsafe.stores._sqlite_engine import Connect, Engine
 
 BUSY_TIMEOUT_S_MAX: Final = 600.0
+_T = TypeVar("_T")
 
 
 class SqliteStore(GroupedStore):
@@ -109,26 +110,30 @@ class SqliteStore(GroupedStore):
         """The record with that key or alias; a key goes before an alias."""
         _rules.check_name(collection, "collection")
         _rules.check_name(key, "key")
-        row = await self._do(lambda connection: tables.find(connection, collection, key))
+        row = await self._read(lambda connection: tables.find(connection, collection, key))
         return None if row is None else to_stored(collection, row)
 
     async def scan_open(self, collection: str) -> Sequence[Stored]:
         """All open records, in key order."""
         _rules.check_name(collection, "collection")
-        rows = await self._do(lambda connection: tables.scan_open(connection, collection))
+        rows = await self._read(lambda connection: tables.scan_open(connection, collection))
         return [to_stored(collection, row) for row in rows]
 
     async def read_events(self, after: int, limit: int = 1_000) -> Sequence[StoredEvent]:
         """Events with ``seq > after``, in order."""
         _rules.check_integer(after, "after")
         _rules.check_integer(limit, "limit")
-        rows = await self._do(lambda connection: tables.read_events(connection, after, limit))
+        rows = await self._read(lambda connection: tables.read_events(connection, after, limit))
         return [to_stored_event(row) for row in rows]
 
     async def get_cursor(self, name: str) -> int:
         """How far the consumer has read; 0 before its first."""
         _rules.check_name(name, "cursor name")
-        return await self._do(lambda connection: tables.get_cursor(connection, name))
+        return await self._read(lambda connection: tables.get_cursor(connection, name))
+
+    async def _read(self, work: Callable[[Connection], _T]) -> _T:
+        result: _T = await self._finish(Work(work, is_write=False))
+        return result
 
     def _question(self) -> Job:
         return Work(_nothing, is_write=False)
