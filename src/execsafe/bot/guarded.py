@@ -74,7 +74,9 @@ WAVES: Final = attrs.evolve(
 class QuickAdapter(execsafe.CcxtAdapter):
     """A venue that turns a request away asks for a second; here minutes are seconds, and so it is less."""
 
-    pacing = PacingPolicy(pauses=Backoff(base_s=0.05, cap_s=1.0, jitter=0.0, max_attempts=None), longest_s=0.05)
+    pacing: PacingPolicy = PacingPolicy(
+        pauses=Backoff(base_s=0.05, cap_s=1.0, jitter=0.0, max_attempts=None), longest_s=0.05
+    )
 
 
 class GuardedBot(Generic[_Wish]):
