@@ -42,6 +42,7 @@ def pytest_report_header() -> str:
 # These start servers, browsers and processes of their own, and would slow each other down.
 _REAL_TIME = (
     "bot/",
+    "buses/test_redis",
     "campaigns/test_kill9.py",
     "chaos/test_seed_chaos.py",
     "chaos/test_wave.py",

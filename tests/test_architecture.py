@@ -23,7 +23,8 @@ FUNCTION_LINES_MAX = 70
 LAYERS = {
     "errors": 0, "model": 0,
     "core": 1, "ports": 1, "clock": 1,
-    "stores": 2, "venues": 2, "buses": 2,
+    "_urls": 1,
+    "_redis": 2, "stores": 2, "venues": 2, "buses": 2,
     "testing": 3,
     "bot": 4,
 }  # fmt: skip

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from execsafe.buses import open_bus
     from execsafe.buses.memory import MemoryBus
     from execsafe.clock import SystemClock
     from execsafe.core.prices import PricePolicy
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from execsafe.core.trailing import TrailingPolicy
     from execsafe.errors import (
         AlreadyInFlight,
+        BusUnavailable,
         CapacityExceeded,
         ExecsafeError,
         IntentConflict,
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
     from execsafe.wrap import GuardedExchange, wrap
 
 _HOMES = {
+    "execsafe.buses": ("open_bus",),
     "execsafe.buses.memory": ("MemoryBus",),
     "execsafe.clock": ("SystemClock",),
     "execsafe.core.prices": ("PricePolicy",),
@@ -112,6 +115,7 @@ _HOMES = {
     "execsafe.core.trailing": ("TrailingPolicy",),
     "execsafe.errors": (
         "AlreadyInFlight",
+        "BusUnavailable",
         "CapacityExceeded",
         "ExecsafeError",
         "IntentConflict",
@@ -217,6 +221,7 @@ __all__ = [
     "Balance",
     "BookLevel",
     "Bps",
+    "BusUnavailable",
     "CapacityExceeded",
     "CcxtAdapter",
     "Clock",
@@ -348,6 +353,7 @@ __all__ = [
     "VenueUnavailable",
     "VersionConflict",
     "View",
+    "open_bus",
     "open_store",
     "profile_for",
     "wrap",

@@ -162,6 +162,16 @@ class StorePoisoned(StoreError):
     """A durable write failed half way (fsync). What is on disk is unknown until the store is reopened."""
 
 
+# --- The bus -------------------------------------------------------------------------------------
+
+
+class BusUnavailable(ExecsafeError):
+    """The bus cannot be reached, refused, or is closed. What was asked of it may have happened.
+
+    Ask again: messages come at least once in any case, and whoever executes them recognises those it knows.
+    """
+
+
 # --- Defects -------------------------------------------------------------------------------------
 
 

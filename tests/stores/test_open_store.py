@@ -66,7 +66,7 @@ def test_a_store_whose_client_is_missing_names_its_extra(
 ) -> None:
     """The message does not repeat the password of the URL."""
     monkeypatch.setitem(sys.modules, client, None)
-    ours = (f"{client}.", f"execsafe.stores.{extra}", f"execsafe.stores._{extra}")
+    ours = (f"{client}.", f"execsafe.stores.{extra}", f"execsafe.stores._{extra}", f"execsafe._{extra}")
     for name in [name for name in sys.modules if name.startswith(ours)]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(InvalidInput, match=rf"needs {client}.*execsafe\[{extra}\]") as caught:

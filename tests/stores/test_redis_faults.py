@@ -338,7 +338,7 @@ async def fail_over(store, replica: RedisServer, proxy: TcpProxy) -> None:
 async def noticed(store) -> None:
     """Let *store* see that its connection has ended; its first call would be told so instead."""
     with anyio.fail_after(10):
-        while store._client._link.is_usable:
+        while store._client._line._link.is_usable:
             await anyio.sleep(0.001)
 
 

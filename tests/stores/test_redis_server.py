@@ -474,7 +474,7 @@ async def test_closing_lets_what_is_under_way_end(server: RedisServer) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(commit, f"k{number}")
-        while not store._client._pending:
+        while not store._client._line._pending:
             await anyio.lowlevel.checkpoint()
         await store.aclose()
     assert stored

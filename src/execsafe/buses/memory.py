@@ -9,14 +9,20 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from execsafe.buses import BusDepth, Message, dead_letter_topic
+from execsafe.buses._rules import (
+    BusDepth,
+    ManagedBus,
+    Message,
+    check_name,
+    dead_letter_fields,
+    dead_letter_topic,
+    to_fields,
+)
 from execsafe.clock import SystemClock
-from execsafe.core.fields import encode_fields
-from execsafe.errors import CapacityExceeded, InvalidInput
+from execsafe.errors import CapacityExceeded
 from execsafe.model.values import check_count, check_seconds, shorten
 from execsafe.ports import Clock
 
-_NAME_LENGTH_MAX: Final = 256
 _SEQ_DIGITS_MAX: Final = 18
 
 
@@ -40,7 +46,7 @@ class _Topic:
     arrived: anyio.Event = attrs.Factory(anyio.Event)
 
 
-class MemoryBus:
+class MemoryBus(ManagedBus):
     """The reference :class:`~execsafe.buses.Bus`: within one process and one event loop.
 
     A message is kept until every group is done with it. A topic without groups keeps its latest ones, for groups
@@ -68,10 +74,16 @@ class MemoryBus:
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._topics: dict[str, _Topic] = {}
 
+    async def open(self) -> None:
+        """There is nothing to do."""
+
+    async def aclose(self) -> None:
+        """There is nothing to do: what it keeps goes with the object."""
+
     async def publish(self, topic: str, fields: Mapping[str, Any]) -> str:
         """See :meth:`execsafe.buses.Bus.publish`."""
         await checkpoint()
-        return self._append(topic, encode_fields(fields))
+        return self._append(topic, to_fields(fields))
 
     async def join_group(self, topic: str, group: str) -> None:
         """See :meth:`execsafe.buses.Bus.join_group`."""
@@ -84,7 +96,7 @@ class MemoryBus:
         """See :meth:`execsafe.buses.Bus.read`."""
         check_count(limit, "limit")
         check_seconds(wait_s, "wait_s", least=0)
-        _check_name(consumer, "consumer")
+        check_name(consumer, "consumer")
         await checkpoint()
         self._group(topic, group)
         ends_at = anyio.current_time() + wait_s
@@ -104,9 +116,9 @@ class MemoryBus:
     async def dead_letter(self, group: str, message: Message, reason: str) -> None:
         """See :meth:`execsafe.buses.Bus.dead_letter`."""
         await checkpoint()
-        facts = {"dead_letter_reason": reason, "dead_letter_group": group, "dead_letter_of": message.id}
-        self._append(dead_letter_topic(message.topic), {**message.fields, **encode_fields(facts)})
-        self._done_with(message.topic, group, message.id)
+        if self._is_pending(message.topic, group, message.id):
+            self._append(dead_letter_topic(message.topic), dead_letter_fields(group, message, reason))
+            self._done_with(message.topic, group, message.id)
 
     async def depth(self, topic: str, group: str) -> BusDepth:
         """See :meth:`execsafe.buses.Bus.depth`."""
@@ -121,7 +133,7 @@ class MemoryBus:
     def _topic(self, name: str) -> _Topic:
         found = self._topics.get(name)
         if found is None:
-            _check_name(name, "topic")
+            check_name(name, "topic")
             if len(self._topics) >= self._topics_max:
                 raise CapacityExceeded(f"there are {self._topics_max} topics already", topic=name)
             found = self._topics[name] = _Topic()
@@ -130,7 +142,7 @@ class MemoryBus:
     def _group(self, topic: str, group: str) -> _Group:
         known = self._topic(topic)
         if group not in known.groups:
-            _check_name(group, "group")
+            check_name(group, "group")
             known.groups[group] = _Group(read_to=next(iter(known.messages), known.seq + 1) - 1)
         return known.groups[group]
 
@@ -171,16 +183,23 @@ class MemoryBus:
             return float("inf")
         return max(0, first_ms + self._redeliver_ms - self._clock.now_ms()) / 1_000 + 0.001
 
-    def _done_with(self, name: str, group: str, message_id: str) -> bool:
+    def _is_pending(self, name: str, group: str, message_id: str) -> bool:
         topic = self._topics.get(name)
-        if topic is None or group not in topic.groups:
+        return topic is not None and group in topic.groups and _seq_of(message_id) in topic.groups[group].pending
+
+    def _done_with(self, name: str, group: str, message_id: str) -> bool:
+        if not self._is_pending(name, group, message_id):
             return False
-        tail = message_id.rpartition("-")[2]
-        seq = int(tail) if tail.isdecimal() and len(tail) <= _SEQ_DIGITS_MAX else 0
-        was_pending = topic.groups[group].pending.pop(seq, None) is not None
-        if was_pending and all(_is_done(other, seq) for other in topic.groups.values()):
+        topic, seq = self._topics[name], _seq_of(message_id)
+        del topic.groups[group].pending[seq]
+        if all(_is_done(other, seq) for other in topic.groups.values()):
             topic.messages.pop(seq, None)
-        return was_pending
+        return True
+
+
+def _seq_of(message_id: str) -> int:
+    tail = message_id.rpartition("-")[2]
+    return int(tail) if tail.isdecimal() and len(tail) <= _SEQ_DIGITS_MAX else 0
 
 
 def _is_done(group: _Group, seq: int) -> bool:
@@ -193,8 +212,3 @@ def _forget(topic: _Topic) -> None:
         if all(_is_done(group, seq) for group in topic.groups.values()):
             del topic.messages[seq]
             return
-
-
-def _check_name(name: str, what: str) -> None:
-    if not 0 < len(name) <= _NAME_LENGTH_MAX or not name.isprintable():
-        raise InvalidInput(f"{what} must be printable text of 1 to {_NAME_LENGTH_MAX} characters, was {shorten(name)}")

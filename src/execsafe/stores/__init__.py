@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final, TypeVar, overload
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
+from execsafe import _urls
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
 from execsafe.ports import Clock, Store
@@ -15,9 +16,7 @@ from execsafe.stores.commits import commit_shielded
 
 __all__ = ["ManagedStore", "commit_shielded", "open_store", "register"]
 
-URL_LENGTH_MAX: Final = 4_096
 _POSTGRES: Final = frozenset({"postgresql", "postgres"})
-_REDIS: Final = frozenset({"redis", "rediss", "valkey", "valkeys"})
 _KNOWN: Final = (
     "memory://, sqlite:///relative.db, sqlite:////absolute/path.db, postgresql://host/database or redis://host"
 )
@@ -56,38 +55,16 @@ def open_store(url: str | Store, *, clock: Clock | None = None) -> Store:  # noq
         if hasattr(url, "commit"):
             return url
         raise InvalidInput(f"a store is a URL or a Store, was {shorten(type(url).__name__)}")
-    scheme, location, options = _split(url)
+    scheme, location, options = _urls.split(url, "store", _KNOWN)
     if scheme == "memory":
         return _memory(location, options)
     if scheme == "sqlite":
         return _sqlite(location, options)
     if scheme in _POSTGRES:
         return _postgres(url)
-    if scheme in _REDIS:
+    if scheme in _urls.REDIS:
         return _redis(scheme, location, options)
     raise InvalidInput(f"no store for {shorten(scheme)}; use {_KNOWN}")
-
-
-def _split(url: str) -> tuple[str, str, dict[str, str]]:
-    """Scheme, everything between it and the query, and the options."""
-    if len(url) > URL_LENGTH_MAX:
-        raise InvalidInput(f"the store URL is too long: {len(url)} characters, at most {URL_LENGTH_MAX}")
-    if not url.isprintable() or not unquote(url).isprintable():
-        raise InvalidInput("the store URL holds characters that cannot be printed")
-    try:
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
-    except ValueError:
-        # Neither the cause nor the text is shown: a URL may carry a password.
-        raise InvalidInput("the store URL cannot be read; options look like ?name=value&name=value") from None
-    if not url.lower().startswith(f"{parts.scheme}://") or not parts.scheme:
-        raise InvalidInput(f"a store URL starts like {_KNOWN}")
-    if parts.fragment or url.endswith("#"):
-        raise InvalidInput("a store URL has no fragment; write %23 for a # in a path")
-    options = dict(pairs)
-    if len(options) != len(pairs):
-        raise InvalidInput("an option of the store URL is given twice")
-    return parts.scheme, parts.netloc + parts.path, options
 
 
 def _memory(location: str, options: Mapping[str, str]) -> Store:

@@ -12,10 +12,10 @@ import attrs
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from execsafe import _urls
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
 from execsafe.ports import Durability
-from execsafe.stores import _options
 from execsafe.stores._postgres_schema import Settings
 from execsafe.stores._postgres_script import Connection
 
@@ -124,8 +124,8 @@ def _parse(url: str) -> dict[str, Any]:
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "schema": str,
-    "require": _options.durability(Durability.POWER, Durability.PROCESS),
-    "create": _options.flag("create"),
-    "lock_timeout_s": _options.seconds("lock_timeout_s"),
-    "statement_timeout_s": _options.seconds("statement_timeout_s"),
+    "require": _urls.durability(Durability.POWER, Durability.PROCESS),
+    "create": _urls.flag("create"),
+    "lock_timeout_s": _urls.seconds("lock_timeout_s"),
+    "statement_timeout_s": _urls.seconds("statement_timeout_s"),
 }

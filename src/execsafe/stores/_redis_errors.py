@@ -1,62 +1,20 @@
-"""What errors of the server and of the connection mean for a caller."""
+"""What errors of the server and of the connection mean for a caller of the store."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
-from execsafe.core.redaction import redact
+from execsafe._redis.replies import meaning_of
 from execsafe.errors import StoreCorrupt, StoreError, StoreReadOnly, StoreUnavailable, StoreVersionError
 
-_UNKNOWN: Final = "nothing is known of the write, if it was one"
-# By the code with which the server begins its error, wherever it stands: older servers put it behind their own words.
-_CODES: Final[dict[str, tuple[type[StoreError], str]]] = {
-    "READONLY": (StoreReadOnly, "the server is a replica: give the address of the primary"),
-    "WRONGTYPE": (StoreCorrupt, "something else is kept under the store's prefix"),
-    "OOM": (StoreUnavailable, "the server's memory is full: raise maxmemory, or purge"),
-    "MISCONF": (StoreUnavailable, "the server cannot write to its disk"),
-    "NOREPLICAS": (StoreUnavailable, "the server has fewer replicas than it was told to have"),
-    "MASTERDOWN": (StoreUnavailable, "the server is a replica without a primary"),
-    "LOADING": (StoreUnavailable, "the server is still loading its data"),
-    "BUSY": (StoreUnavailable, "the server is busy with somebody's script"),
-    "NOAUTH": (StoreUnavailable, "the server wants a password"),
-    "WRONGPASS": (StoreUnavailable, "the server does not accept the user or password"),
-    "NOPERM": (StoreUnavailable, "the user may not do what the store needs"),
-    "MOVED": (StoreUnavailable, "another node of the cluster has the store's slot: give that node's address"),
-    "CLUSTERDOWN": (StoreUnavailable, "the cluster is down"),
-}
-# The client takes the code out of the text of these, and puts it into the name of their class.
-_CLASSES: Final = {
-    "ReadOnlyError": "READONLY",
-    "WrongTypeError": "WRONGTYPE",
-    "BusyLoadingError": "LOADING",
-    "AuthenticationRequiredError": "NOAUTH",
-    "AuthenticationFailureError": "WRONGPASS",
-    "AuthorizationError": "NOPERM",
-    "MovedError": "MOVED",
-    "AskError": "MOVED",
-    "ClusterDownError": "CLUSTERDOWN",
-}
-_CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
+_KINDS: Final[dict[str, type[StoreError]]] = {"READONLY": StoreReadOnly, "WRONGTYPE": StoreCorrupt}
 
 
 def translate(error: Exception, secrets: Sequence[str]) -> StoreError:
     """The typed error for what the client raised; its message never holds one of *secrets*."""
-    name = type(error).__name__
-    code = _CLASSES.get(name)
-    if code is None and (match := _CODE.search(str(error))):
-        code = match[1]
-    if code is not None:
-        kind, meaning = _CODES[code]
-        return kind(meaning, server_error=code)
-    if isinstance(error, OSError):  # only while connecting: later, the client has errors of its own
-        name = type(error.__cause__ if isinstance(error.__cause__, OSError) else error).__name__
-        return StoreUnavailable(f"the server cannot be reached ({name}): nothing was sent", server_error=name)
-    if "Connection" in name or name == "ProtocolError":
-        return StoreUnavailable(f"the connection to the server failed ({name}): {_UNKNOWN}", server_error=name)
-    said = redact(str(error), secrets)[:200]
-    return StoreUnavailable(f"the server refused ({name}): {said}", server_error=name)
+    meaning = meaning_of(error, secrets)
+    return _KINDS.get(meaning.code, StoreUnavailable)(meaning.text, server_error=meaning.code)
 
 
 def refusal(kind: bytes, facts: Sequence[bytes]) -> StoreError | None:

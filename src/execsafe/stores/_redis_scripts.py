@@ -12,10 +12,9 @@ at a time (revision, fence, sequence) is counted here, and stays far below 2**53
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
-import attrs
+from execsafe._redis.script import Script
 
 SCHEMA_VERSION: Final = 1
 # A caller's last write is remembered for as many writes of others, then until the next purge.
@@ -32,15 +31,6 @@ KEY_NAMES: Final = (
     "cursors",  # hash: name -> seq
     "witnesses",  # hash: caller -> revision of its last write; those before meta's "forgotten" are not all there
 )
-
-
-@attrs.frozen
-class Script:
-    """A script, and the digest by which a server that has met it knows it."""
-
-    text: bytes
-    sha: bytes
-
 
 _PRELUDE: Final = r"""
 local meta, records, aliases, opened, ended, leases, expiring, events, cursors, witnesses = unpack(KEYS)
@@ -127,8 +117,7 @@ error(reply, 0)
 
 def _script(body: str, *, opening: bool = False) -> Script:
     check = "" if opening else "check()\n"
-    text = f"{_PRELUDE}\nlocal function body()\n{check}{body}\nend\n{_TAIL}".encode()
-    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    return Script.of(f"{_PRELUDE}\nlocal function body()\n{check}{body}\nend\n{_TAIL}")
 
 
 OPEN: Final = _script(

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from execsafe._redis.script import Script
 from execsafe.errors import StoreUnavailable
 from execsafe.ports import Batch, Durability, Lease, Stored, StoredEvent
 from execsafe.stores import _redis_rows as rows
@@ -57,12 +58,7 @@ class RedisStore(ManagedStore):
             InvalidInput: something in it is malformed or unknown.
         """
         settings = from_url(scheme, location, options)
-        if settings.is_exposed:
-            warnings.warn(
-                f"orders and the password cross the network to {settings.host} in clear text: use rediss://",
-                UserWarning,
-                stacklevel=4,
-            )
+        settings.warn_if_exposed(stacklevel=4)
         return cls(settings)
 
     def __repr__(self) -> str:
@@ -175,7 +171,7 @@ class RedisStore(ManagedStore):
         await self._run(scripts.PURGE_WITNESSES, b"%d" % scripts.WITNESSED)
         return await self._purge_slices(scripts.PURGE_RECORDS, before, limit)
 
-    async def _purge_slices(self, script: scripts.Script, before: bytes, limit: int) -> int:
+    async def _purge_slices(self, script: Script, before: bytes, limit: int) -> int:
         deleted = 0
         while deleted < limit:
             slice_ = min(_PURGE_SLICE, limit - deleted)
@@ -195,7 +191,7 @@ class RedisStore(ManagedStore):
                 break
             start = int(last) + 1
 
-    async def _run(self, script: scripts.Script, *arguments: bytes) -> list[Any]:
+    async def _run(self, script: Script, *arguments: bytes) -> list[Any]:
         _, facts = await self._ready().run(script, *arguments)
         return facts
 

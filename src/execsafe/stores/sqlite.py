@@ -8,10 +8,11 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final, Literal, TypeVar
 
+from execsafe import _urls
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
 from execsafe.ports import Durability, Stored, StoredEvent
-from execsafe.stores import _options, _rules
+from execsafe.stores import _rules
 from execsafe.stores import _sqlite_tables as tables
 from execsafe.stores._group import to_stored, to_stored_event
 from execsafe.stores._grouped import GroupedStore
@@ -75,9 +76,9 @@ class SqliteStore(GroupedStore):
             InvalidInput: an unknown option, or a value that it does not take.
         """
         readers: dict[str, Callable[[str], Any]] = {
-            "busy_timeout_s": _options.seconds("busy_timeout_s"),
+            "busy_timeout_s": _urls.seconds("busy_timeout_s"),
             "commit": str,
-            "exclusive": _options.flag("exclusive"),
+            "exclusive": _urls.flag("exclusive"),
             "check": str,
         }
         for name in options:

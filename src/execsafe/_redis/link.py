@@ -1,7 +1,7 @@
 """One connection to the server, and the task that keeps it.
 
-The client's connection lives in a task group, which begins and ends in one task; a store is opened and closed by
-whoever comes first. So each connection has a task of its own, outside of all scopes of those who use it.
+The client's connection lives in a task group, which begins and ends in one task; a store or a bus is opened and closed
+by whoever comes first. So each connection has a task of its own, outside of all scopes of those who use it.
 
 Calls share the connection. Each is sent at once, and the answers come back in order; whoever does not wait for its
 answer any more disturbs nobody.
@@ -21,8 +21,8 @@ from anyio.abc import ByteStream
 from coredis.connection import BaseConnection, TCPLocation
 from coredis.exceptions import ConnectionError  # noqa: A004
 
-from execsafe.errors import StoreUnavailable
-from execsafe.stores._redis_settings import Settings
+from execsafe._redis.address import Address
+from execsafe._redis.replies import BadAuthorities
 
 _CLOSING_S: Final = 1.0
 
@@ -30,21 +30,21 @@ _CLOSING_S: Final = 1.0
 class _Connection(BaseConnection):
     """The client's connection, over a stream that is there already: one that cannot be had leaves nothing behind."""
 
-    def __init__(self, settings: Settings, stream: ByteStream) -> None:
+    def __init__(self, address: Address, stream: ByteStream) -> None:
         super().__init__(
-            TCPLocation(settings.host, settings.port),
-            username=settings.username,
-            password=settings.password,
-            db=settings.database,
+            TCPLocation(address.host, address.port),
+            username=address.username,
+            password=address.password,
+            db=address.database,
         )
-        self._settings = settings
+        self._address = address
         self._given = stream
 
     async def _connect(self) -> ByteStream:
         return self._given
 
     def describe(self) -> str:
-        return f"{type(self).__name__}({self._settings})"
+        return f"{type(self).__name__}({self._address})"
 
 
 class Link:
@@ -59,13 +59,13 @@ class Link:
         self._task: object = None
 
     @classmethod
-    async def dial(cls, settings: Settings) -> Link:
+    async def dial(cls, address: Address) -> Link:
         """Connect and authenticate.
 
         Raises:
             Exception: the network's error, the client's or the server's.
         """
-        link = cls(_Connection(settings, await _stream(settings)))
+        link = cls(_Connection(address, await _stream(address)))
         await link._run()
         return link
 
@@ -126,11 +126,11 @@ class Link:
             await self._is_over.wait()
 
 
-async def _stream(settings: Settings) -> ByteStream:
-    if not settings.tls:
-        return await anyio.connect_tcp(settings.host, settings.port)
+async def _stream(address: Address) -> ByteStream:
+    if not address.tls:
+        return await anyio.connect_tcp(address.host, address.port)
     return await anyio.connect_tcp(
-        settings.host, settings.port, ssl_context=_context(settings.ca_file), tls_standard_compatible=False
+        address.host, address.port, ssl_context=_context(address.ca_file), tls_standard_compatible=False
     )
 
 
@@ -139,7 +139,7 @@ def _context(ca_file: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise StoreUnavailable(f"ca_file cannot be read ({type(error).__name__})") from None
+        raise BadAuthorities(f"ca_file cannot be read ({type(error).__name__})") from None
 
 
 def _spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
