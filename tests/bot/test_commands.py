@@ -106,7 +106,7 @@ def test_a_file_that_is_not_there_is_said_in_one_line(command, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('"waves"', '"wave"'), "no strategy 'wave'; there are pairs, waves, or your own as module:Class"),
+        (('"waves"', '"wave"'), "no strategy 'wave'; there are pairs, signals, waves, or your own as module:Class"),
         (('"binance"', '"binanse"'), "ccxt has no exchange 'binanse'; did you mean binance?"),
         (("bot.db", "nowhere/bot.db"), "nowhere for the store: create it first"),
         (("[run]", "[run]\nsignal_age_max_s = 1e30"), "max_age_s"),

@@ -5,7 +5,7 @@
     # sandbox = true              # the venue's test network; false only together with live = true
 
     [strategy]
-    name = "waves"                # or "pairs", or "my_package.my_module:MyStrategy"
+    name = "waves"                # or "pairs", "signals", or "my_package.my_module:MyStrategy"
     symbols = ["ETH/USDT:USDT"]
 
 Every other value has a default; ``execsafe run --config FILE --show`` prints what is in force.
@@ -20,17 +20,21 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
+from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 import execsafe
+from execsafe.core.redaction import redact
 
 T = TypeVar("T")
 
 _FILE_BYTES_MAX: Final = 1_000_000
 _CREDENTIALS: Final = {"apiKey": "API_KEY", "secret": "API_SECRET", "password": "API_PASSWORD", "uid": "API_UID"}
+_STORE: Final = "EXECSAFE_STORE"
+_BUS: Final = "EXECSAFE_BUS"
 _SECRET_WORDS: Final = ("key", "secret", "password", "token", "passphrase")
 
 
@@ -143,6 +147,28 @@ class RunConfig:
 
 
 @attrs.frozen(kw_only=True)
+class BusConfig:
+    """Signals from other programs, and events for them. Without a ``url`` there is neither.
+
+    Attributes:
+        url: as :func:`execsafe.open_bus` takes it.
+        signals: the topic whose signals open positions; empty: none is read.
+        group: bots of one group share the signals.
+        symbols: the senders' names of symbols, and what they are under ``[strategy]``. Those names are known as well;
+            a signal for any other symbol is a dead letter.
+        buy_is_long: whether BUY and SELL are taken for LONG and SHORT. Off, as SELL may mean "close the long".
+        events: the topic to which everything that happens is published; empty: nothing is.
+    """
+
+    url: str = ""
+    signals: str = "trade.intent"
+    group: str = "execsafe"
+    symbols: dict[str, str] = attrs.Factory(dict)
+    buy_is_long: bool = False
+    events: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class BotConfig:
     """The whole file."""
 
@@ -150,10 +176,20 @@ class BotConfig:
     strategy: StrategyConfig
     risk: RiskConfig = attrs.Factory(RiskConfig)
     run: RunConfig = attrs.Factory(RunConfig)
+    bus: BusConfig = attrs.Factory(BusConfig)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse signals for symbols that are not traded."""
+        for theirs, ours in self.bus.symbols.items():
+            if ours not in self.strategy.symbols:
+                raise execsafe.InvalidInput(f"bus: {theirs} is {ours}, which is not among the strategy's symbols")
 
 
-def load(path: Path) -> BotConfig:
+def load(path: Path, environment: Mapping[str, str] | None = None) -> BotConfig:
     """Read and check a configuration file.
+
+    ``EXECSAFE_STORE`` and ``EXECSAFE_BUS`` in the *environment* go before ``run.store`` and ``bus.url``; with ``_FILE``
+    at the end they name a file that holds the URL.
 
     Raises:
         InvalidInput: not TOML, an unknown name (the message has the nearest known one), a value that cannot be,
@@ -175,7 +211,37 @@ def load(path: Path) -> BotConfig:
     for name in _names(tree):
         if any(word in name.lower() for word in _SECRET_WORDS):
             raise execsafe.InvalidInput(f"{path}: {name} looks like a credential; keys come from the environment only")
-    return settings(BotConfig, tree)
+    config = settings(BotConfig, tree)
+    for name, url, variable in (("store", config.run.store, _STORE), ("url", config.bus.url, _BUS)):
+        if _has_password(url):
+            raise execsafe.InvalidInput(
+                f"{path}: {name} holds a password; such a URL comes from the environment only, as {variable}"
+            )
+    return _from_environment(config, os.environ if environment is None else environment)
+
+
+def _has_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.password) or any(name in _SECRET_WORDS for name, _ in parse_qsl(parts.query))
+    except ValueError:
+        return "@" in url
+
+
+def _from_environment(config: BotConfig, environment: Mapping[str, str]) -> BotConfig:
+    store = _variable(_STORE, environment)
+    bus = _variable(_BUS, environment)
+    return attrs.evolve(
+        config,
+        run=config.run if store is None else attrs.evolve(config.run, store=store),
+        bus=config.bus if bus is None else attrs.evolve(config.bus, url=bus),
+    )
+
+
+def _variable(name: str, environment: Mapping[str, str]) -> str | None:
+    if name in environment:
+        return environment[name]
+    return _secret(f"{name}_FILE", environment) if f"{name}_FILE" in environment else None
 
 
 def settings(cls: type[T], values: Mapping[str, object]) -> T:
@@ -203,11 +269,9 @@ def credentials(config: VenueConfig, environment: Mapping[str, str] | None = Non
     prefix = "EXECSAFE_" if config.account == "default" else f"EXECSAFE_{config.account.upper()}_"
     found: dict[str, str] = {}
     for name, suffix in _CREDENTIALS.items():
-        variable = prefix + suffix
-        if variable in environment:
-            found[name] = environment[variable]
-        elif f"{variable}_FILE" in environment:
-            found[name] = _secret(f"{variable}_FILE", environment)
+        value = _variable(prefix + suffix, environment)
+        if value is not None:
+            found[name] = value
     return found
 
 
@@ -236,7 +300,7 @@ def _shown(value: object) -> str:
         return "[" + ", ".join(_shown(item) for item in value) + "]"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} = {_shown(item)}" for name, item in value.items()) + "}"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return f'"{redact(value)}"' if isinstance(value, str) else str(value)
 
 
 def _converter() -> cattrs.Converter:

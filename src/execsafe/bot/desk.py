@@ -83,6 +83,8 @@ class TradingDesk:
         self._instruments: dict[str, execsafe.Instrument] = {}
         self._venue_answers = False
         self._is_ready = False
+        self.beside: list[_Loop] = []
+        """Further loops, which run as long as the desk does: from before the barrier until the store is closed."""
         self.safety: execsafe.SafetyMonitor = execsafe.SafetyMonitor(
             store, clock=self.clock, policy=self.policy.safety, listeners=listeners
         )
@@ -350,6 +352,7 @@ class TradingDesk:
             self.reconciler.run,
             self._settle_often,
             self._sweep_often,
+            *self.beside,
         )
 
     async def _settle_often(self) -> None:

@@ -12,7 +12,7 @@ import attrs
 
 import execsafe
 from execsafe.bot.config import BotConfig
-from execsafe.bot.live import make_exchange, store_of
+from execsafe.bot.live import bus_of, make_exchange, store_of
 from execsafe.bot.runner import make_strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
 
@@ -38,6 +38,7 @@ async def examine(config: BotConfig, *, exchange: Any = None, clock: execsafe.Cl
     except execsafe.ExecsafeError as error:
         findings.append(Finding(what="strategy", says=str(error), is_fine=False))
     findings.append(await _store(config))
+    findings += await _bus(config)
     try:
         exchange = make_exchange(config) if exchange is None else exchange
     except execsafe.ExecsafeError as error:
@@ -83,6 +84,23 @@ async def _store(config: BotConfig) -> Finding:
     kept = store.durability
     says = f"survives {'nothing' if kept is execsafe.Durability.NONE else kept}; {len(open_records)} open intents"
     return Finding(what="store", says=says, is_fine=kept is not execsafe.Durability.NONE)
+
+
+async def _bus(config: BotConfig) -> list[Finding]:
+    try:
+        bus = bus_of(config)
+        if bus is None:
+            return []
+        try:
+            await bus.open()
+            depth = await bus.depth(config.bus.signals, config.bus.group) if config.bus.signals else None
+        finally:
+            await bus.aclose()
+    except execsafe.ExecsafeError as error:
+        return [Finding(what="bus", says=f"{type(error).__name__}: {error}", is_fine=False)]
+    if depth is None:
+        return [Finding(what="bus", says="it answers; no signals are read from it")]
+    return [Finding(what="bus", says=f"it answers; {depth.waiting} signals wait, {depth.pending} are under way")]
 
 
 async def _venue(

@@ -66,6 +66,14 @@ class RecordedFeed:
             yield attrs.evolve(moment, is_past=is_past, is_recorded=True)
 
 
+class SilentFeed:
+    """No candles: for a strategy that looks at none."""
+
+    async def moments(self, warm_up: int) -> AsyncGenerator[Moment, None]:  # noqa: ARG002
+        await anyio.sleep_forever()
+        yield Moment(closed_at_ms=0, candles={})  # never: it makes this a generator
+
+
 class VenueFeed:
     """Candles from a ccxt exchange, asked for when they have closed.
 

@@ -14,11 +14,14 @@ import execsafe
 from execsafe import pretrade
 from execsafe.bot.config import BotConfig, RiskConfig, credentials
 from execsafe.bot.desk import Leftover, TradingDesk
-from execsafe.bot.feed import VenueFeed
+from execsafe.bot.feed import Feed, SilentFeed, VenueFeed
+from execsafe.bot.listening import Listening
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, RunResult, make_strategy
 from execsafe.bot.strategy import Strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
+from execsafe.bot.wires import Wires, signal_policy
+from execsafe.buses import ManagedBus
 from execsafe.core.safety import is_auth
 from execsafe.model.instrument import is_contract
 
@@ -76,8 +79,10 @@ def _exchange_name(config: BotConfig) -> str:
     return name
 
 
-def check(config: BotConfig) -> Strategy:
+def check(config: BotConfig, *, decides: bool = True) -> Strategy:
     """Find what is wrong without asking anybody: the strategy, the exchange's name, the figures, the store's folder.
+
+    *decides*: it is meant to trade, and so the bus counts as well.
 
     Raises:
         InvalidInput: it says what. Nothing was done.
@@ -86,7 +91,23 @@ def check(config: BotConfig) -> Strategy:
     _exchange_name(config)
     desk_policy(config, strategy)
     store_of(config)
+    if decides:
+        _check_bus(config, strategy)
     return strategy
+
+
+def _check_bus(config: BotConfig, strategy: Strategy) -> None:
+    bus_of(config)
+    listens = bool(config.bus.url and config.bus.signals)
+    if isinstance(strategy, Listening) and not listens:
+        raise execsafe.InvalidInput(
+            "the strategy 'signals' opens what comes over a bus: give [bus] a url, or set EXECSAFE_BUS"
+        )
+    if listens and not strategy.protects:
+        raise execsafe.InvalidInput(
+            f"the strategy {config.strategy.name!r} has no stops, and positions that signals open need them: set"
+            ' signals = "" under [bus], and let a bot of its own open them'
+        )
 
 
 def store_of(config: BotConfig) -> execsafe.Store:
@@ -102,6 +123,20 @@ def store_of(config: BotConfig) -> execsafe.Store:
     return store
 
 
+def bus_of(config: BotConfig) -> ManagedBus | None:
+    """The bus that is meant, not yet opened; None if there is none.
+
+    Raises:
+        InvalidInput: a malformed URL, or a bus that ends with this process.
+    """
+    if not config.bus.url:
+        return None
+    bus = execsafe.open_bus(config.bus.url)
+    if isinstance(bus, execsafe.MemoryBus):
+        raise execsafe.InvalidInput("a bus in memory reaches no other program: give a redis:// URL")
+    return bus
+
+
 def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
     """The desk's thresholds from the configuration; all others are the defaults of their parts."""
     risk, run = config.risk, config.run
@@ -112,7 +147,11 @@ def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
         entry_slippage_bps=Decimal(risk.slippage_bps),
         account=config.venue.account,
         stop_positions=strategy.protects,
-        signals=execsafe.SignalPolicy(mode=run.mode, max_age_s=run.signal_age_max_s),
+        signals=signal_policy(
+            config.bus,
+            config.strategy.symbols,
+            execsafe.SignalPolicy(mode=run.mode, max_age_s=run.signal_age_max_s),
+        ),
         reconcile=execsafe.ReconcilePolicy(interval_s=run.reconcile_s),
         pretrade=_pretrade(risk),
         protection=execsafe.ProtectionPolicy(deadline_s=risk.unprotected_s, interval_s=run.protect_s),
@@ -134,10 +173,12 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
     """
     strategy = check(config)
     exchange = make_exchange(config) if exchange is None else exchange
+    bus = bus_of(config)
     try:
         desk = _desk(config, strategy, exchange, listeners)
-        feed = VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle)
-        runner = Runner(desk, strategy, feed)
+        feed = _feed(config, strategy, exchange)
+        wires = None if bus is None else Wires(bus, config.bus, desk)
+        runner = Runner(desk, strategy, feed, beside=None if wires is None else wires.listen)
         await _reach(desk)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_on_signal, runner)
@@ -146,6 +187,8 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
         return result
     finally:
         with anyio.CancelScope(shield=True):
+            if bus is not None:
+                await bus.aclose()
             await exchange.close()
 
 
@@ -155,7 +198,7 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
     Raises:
         ExecsafeError: store or venue cannot be asked.
     """
-    strategy = check(config)
+    strategy = check(config, decides=False)
     exchange = make_exchange(config) if exchange is None else exchange
     try:
         desk = _desk(config, strategy, exchange, ())
@@ -175,6 +218,12 @@ def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Seque
         symbols=config.strategy.symbols,
         listeners=listeners,
     )
+
+
+def _feed(config: BotConfig, strategy: Strategy, exchange: Any) -> Feed:
+    if isinstance(strategy, Listening):
+        return SilentFeed()
+    return VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle)
 
 
 async def _reach(desk: TradingDesk) -> None:

@@ -25,6 +25,7 @@ from execsafe.bot.candles import RECORDED, Candle
 from execsafe.bot.config import BotConfig
 from execsafe.bot.desk import TradingDesk
 from execsafe.bot.feed import Moment, RecordedFeed, interval_ms
+from execsafe.bot.listening import Listening
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, RunResult
 from execsafe.bot.screen import Progress, Watch
@@ -118,6 +119,8 @@ async def rehearse(
         InvalidInput: the configuration cannot be used, or its strategy needs more past candles than there are.
     """
     strategy = live.check(config)
+    if isinstance(strategy, Listening):
+        raise execsafe.InvalidInput("a rehearsal has no signals from outside: rehearse with another strategy")
     name = venue_of(config)
     markets = {symbol: _market(symbol) for symbol in config.strategy.symbols}
     candles = _candles(markets, strategy.warm_up + policy.candles)

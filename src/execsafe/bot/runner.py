@@ -6,8 +6,8 @@ import contextlib
 import importlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import anyio
 import attrs
@@ -16,13 +16,14 @@ import execsafe
 from execsafe.bot.config import StrategyConfig
 from execsafe.bot.desk import Came, Leftover, TradingDesk
 from execsafe.bot.feed import Feed, Moment
+from execsafe.bot.listening import Listening
 from execsafe.bot.pairs import Pairs
 from execsafe.bot.strategy import Close, Decision, Open, Strategy, TradePair
 from execsafe.bot.waves import Waves
 
 _log = logging.getLogger("execsafe.bot.runner")
 _AT_ONCE: Final = 8
-BUILT_IN: Final[dict[str, type[Strategy]]] = {"pairs": Pairs, "waves": Waves}
+BUILT_IN: Final[dict[str, type[Strategy]]] = {"pairs": Pairs, "waves": Waves, "signals": Listening}
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +78,7 @@ class Runner:
         strategy: makes them.
         feed: shows it the market.
         tell: is told of every decision and what it came to.
+        beside: runs for as long as decisions are made, and is cancelled then.
     """
 
     def __init__(
@@ -86,12 +88,14 @@ class Runner:
         feed: Feed,
         *,
         tell: Callable[[Decision, Came], None] = lambda _decision, _came: None,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.desk = desk
         self.strategy = strategy
         self.feed = feed
         self.results: Counter[str] = Counter()
         self._tell = tell
+        self._beside = beside
         self._is_stopping = False
         self._until_stop = anyio.CancelScope()
         self._refused: execsafe.InvalidInput | None = None
@@ -114,7 +118,7 @@ class Runner:
         with self._ended_by_stop():
             async with self.desk.running():
                 with self._ended_by_stop():
-                    await self._play()
+                    await self._play_and_listen()
                 with anyio.CancelScope(shield=True):
                     leftover = await self.desk.stop(flat=flat, timeout_s=stop_timeout_s)
         if self._refused is not None:
@@ -129,6 +133,13 @@ class Runner:
         if self._is_stopping:
             self._until_stop.cancel()
         return self._until_stop
+
+    async def _play_and_listen(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            if self._beside is not None:
+                tasks.start_soon(self._beside)
+            await self._play()
+            tasks.cancel_scope.cancel()
 
     async def _play(self) -> None:
         limiter = anyio.CapacityLimiter(_AT_ONCE)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
+import anyio
 import attrs
 
 from execsafe.buses import Bus
@@ -182,12 +183,19 @@ class EventRelay:
         """
         count = 0
         while True:
-            events = await self._store.read_events(await self._store.get_cursor(self._cursor), _RELAY_BATCH)
-            for stored in events:
-                await self._bus.publish(self._topic, self._fields(stored.seq, stored.event))
-                # After the publication: a crash in between repeats one event, and loses none.
-                await self._store.set_cursor(self._cursor, stored.seq)
-                count += 1
+            cursor = await self._store.get_cursor(self._cursor)
+            events = await self._store.read_events(cursor, _RELAY_BATCH)
+            published = cursor
+            try:
+                for stored in events:
+                    await self._bus.publish(self._topic, self._fields(stored.seq, stored.event))
+                    published = stored.seq
+                    count += 1
+            finally:
+                # After the publication: a crash in between repeats some events, and loses none.
+                if published > cursor:
+                    with anyio.CancelScope(shield=True):
+                        await self._store.set_cursor(self._cursor, published)
             if len(events) < _RELAY_BATCH:
                 return count
 
