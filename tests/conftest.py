@@ -43,7 +43,7 @@ def pytest_report_header() -> str:
 _REAL_TIME = (
     "bot/",
     "buses/test_redis",
-    "campaigns/test_kill9.py",
+    "campaigns/test_kill9",
     "chaos/test_seed_chaos.py",
     "chaos/test_wave.py",
     "stores/test_postgres",  # all on one server

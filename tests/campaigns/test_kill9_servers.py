@@ -21,13 +21,13 @@ from tiny_venue import TinyVenue, serving
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
 # A sample in every run, each crossing and hundreds more in the campaign.
-EVERY_NTH_CROSSING = 6
-RANDOM_KILLS = 12
+EVERY_NTH_CROSSING = 8
+RANDOM_KILLS = 6
 JOURNALS = 8
 CAMPAIGN_KILLS = 250
 CAMPAIGN_JOURNALS = 100
 LIVES_MAX = 60
-UP_S = (0.3, 2.5)
+UP_S = (0.2, 1.2)
 DOWN_S = (0.0, 0.3)
 # What a bot may say whose journal went away under it.
 OF_THE_STORE = {"StoreUnavailable", "OutcomeUnknown", "TradingDenied"}
