@@ -6,7 +6,7 @@ import json
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,7 @@ from execsafe.clock import SystemClock
 from execsafe.model.values import plain
 from execsafe.model.venue import View
 from execsafe.testing._orders import NewOrder, SimOrder, VenueReject
-from execsafe.testing.venue import SimVenue
+from execsafe.testing.venue import Market, SimVenue
 
 TRAVEL_S = 0.01
 READ_LAG_MS = 50
@@ -28,9 +28,10 @@ class TinyVenue(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self) -> None:
+    def __init__(self, markets: Sequence[Market] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.venue = SimVenue(read_lag_ms=READ_LAG_MS)
+        prices = None if markets is None else {market.instrument.symbol: 50_000 for market in markets}
+        self.venue = SimVenue(markets, prices=prices, read_lag_ms=READ_LAG_MS)
         self.lock = threading.Lock()
         self.clock = SystemClock()
 
@@ -91,8 +92,8 @@ def _as_json(order: SimOrder) -> dict[str, Any]:
 
 
 @contextmanager
-def serving() -> Iterator[TinyVenue]:
-    with TinyVenue() as server:
+def serving(markets: Sequence[Market] | None = None) -> Iterator[TinyVenue]:
+    with TinyVenue(markets) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
