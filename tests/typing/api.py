@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, assert_never, assert_type
 
 import attrs
 
 import execsafe
+from execsafe.buses import Bus
+from execsafe.signals import SignalHandler
 
 
 async def wrapped(client: Any) -> None:
@@ -56,3 +59,13 @@ class Mine(execsafe.CcxtAdapter):
 
     def order_params(self, request: execsafe.OrderRequest) -> dict[str, Any]:
         return {**super().order_params(request), "tag": "mine"}
+
+
+async def listens(gate: execsafe.SignalGate, handler: SignalHandler, mine: Bus) -> None:
+    async with execsafe.open_bus("redis://localhost/0?prefix=bot:") as bus:
+        consumer = execsafe.SignalConsumer(bus, gate, handler)
+        assert_type(await consumer.drain(), int)
+        for message in await bus.read("t", "g", "1"):
+            assert_type(message.fields, Mapping[str, str])
+    execsafe.SignalConsumer(mine, gate, handler)
+    execsafe.SignalConsumer(execsafe.MemoryBus(), gate, handler)

@@ -32,6 +32,7 @@ class Waits:
         self._failed = failed
         self._idle: list[Link] = []
         self._busy: set[Link] = set()
+        self._is_closed = False
 
     async def until_after(self, stream: bytes, place: bytes, longest_s: float) -> None:
         """Return once there is a message behind *place*, or after *longest_s* seconds.
@@ -49,6 +50,7 @@ class Waits:
 
     async def aclose(self) -> None:
         """Give all connections up. Who waits is told that nothing will come."""
+        self._is_closed = True
         links = [*self._idle, *self._busy]
         self._idle.clear()
         for link in links:
@@ -65,7 +67,7 @@ class Waits:
             is_answered = True
         finally:
             self._busy.discard(link)
-            if is_answered and link.is_usable:
+            if is_answered and link.is_usable and not self._is_closed:
                 self._idle.append(link)
             else:
                 link.close()  # the server still waits on it
@@ -75,4 +77,8 @@ class Waits:
             link = self._idle.pop()
             if link.is_usable:
                 return link
-        return await Link.dial(self._address)
+        link = await Link.dial(self._address)
+        if self._is_closed:  # meanwhile
+            link.close()
+            raise ConnectionError("the bus was closed")
+        return link

@@ -36,6 +36,7 @@ from execsafe.model.values import check_count, check_seconds, shorten
 _log = logging.getLogger("execsafe.buses")
 # At least this often a reader that waits looks for messages whose redelivery is due: nothing wakes it for them.
 _LOOK_S: Final = 1.0
+_LOOK_S_MIN: Final = 0.05
 _ID: Final = re.compile(r"(\d{1,19})-(\d{1,19})", re.ASCII)
 
 
@@ -89,8 +90,11 @@ class RedisBus(ManagedBus):
         Raises:
             BusUnavailable: it cannot be reached, is a replica, evicts, or promises less than is required.
         """
-        if self._line is not None and self._pid == os.getpid() and self._line.is_at_home:
-            return
+        if self._line is not None and self._pid == os.getpid():
+            if self._line.is_at_home:
+                return
+            if self._line.is_live:
+                raise _elsewhere()
         line = Line(self._settings, greet=self._greet, failed=self._failed)
         try:
             await line.call(_nothing)
@@ -137,7 +141,7 @@ class RedisBus(ManagedBus):
         check_seconds(wait_s, "wait_s", least=0)
         for name, what in ((topic, "topic"), (group, "group"), (consumer, "consumer")):
             check_name(name, what)
-        look_s = min(_LOOK_S, self._settings.redeliver_after_s / 2)
+        look_s = min(_LOOK_S, max(_LOOK_S_MIN, self._settings.redeliver_after_s / 2))
         ends_at = anyio.current_time() + wait_s
         while True:
             place, messages = await self._take(topic, group, consumer, limit)
@@ -215,7 +219,7 @@ class RedisBus(ManagedBus):
         if self._pid != os.getpid():
             raise BusUnavailable("the bus was opened before this process was forked: open one of its own here")
         if not self._line.is_at_home:
-            raise BusUnavailable("the bus was opened in another event loop: open one for each")
+            raise _elsewhere()
         return self._line, self._waits
 
     async def _greet(self, link: Link) -> None:
@@ -258,6 +262,10 @@ async def _nothing(link: Link) -> None:
 
 def _closed() -> BusUnavailable:
     return BusUnavailable("the bus is not open: call open() or use 'async with'")
+
+
+def _elsewhere() -> BusUnavailable:
+    return BusUnavailable("the bus was opened in another event loop: open one for each")
 
 
 def _flat(fields: Mapping[str, str]) -> list[bytes]:
