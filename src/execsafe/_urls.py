@@ -23,6 +23,8 @@ def split(url: str, what: str, known: str) -> tuple[str, str, dict[str, str]]:
     Raises:
         InvalidInput: it is malformed. It is not repeated: it may hold a password.
     """
+    if not isinstance(url, str):
+        raise InvalidInput(f"a {what} URL is text, was {shorten(type(url).__name__)}")
     if len(url) > URL_LENGTH_MAX:
         raise InvalidInput(f"the {what} URL is too long: {len(url)} characters, at most {URL_LENGTH_MAX}")
     if not url.isprintable() or not unquote(url).isprintable():

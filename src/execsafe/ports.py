@@ -181,6 +181,10 @@ class Store(Protocol):
         """How far the consumer has read; 0 before its first."""
         ...
 
+    async def delete_cursor(self, name: str) -> None:
+        """Forget a consumer that does not come back, so that it no longer holds back the purge. Idempotent."""
+        ...
+
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
         """Delete at most *limit* ended records (with aliases) and as many events older than that.
 

@@ -245,3 +245,47 @@ async def test_g14_a_sweep_that_failed_comes_again_soon_and_not_a_sweep_later(wo
         await anyio.sleep(POLICY.settle_s + 1)
     assert len(tried) == 2
     assert tried[1] - tried[0] <= POLICY.settle_s * 1_000 + 100
+
+
+@pytest.mark.guarantee(13)
+async def test_g13_a_stop_leaves_what_was_accepted_and_not_sent_to_the_next_desk(world):
+    """Also one that takes its time: the mode of a stop is no answer to a signal."""
+    asked = []
+
+    async def wait(work):
+        asked.append(work.mode)
+        return signals.Pending(note="there is no fresh price", attempted=False)
+
+    payload = {"id": "s-1", "symbol": BTC, "side": "LONG", "timestamp": world.clock.now_ms()}
+    async with world.desk().running() as desk:
+        desk.handler = wait
+        await desk.gate.run(payload, wait)
+        await anyio.sleep(7)
+        assert len(asked) >= 2, "it is asked again while the desk runs"
+        desk.handler = desk.openings.handle
+        await desk.stop(flat=False)
+        await anyio.sleep(30)
+        assert (await desk.gate.find("s-1")).state is signals.SignalState.ACCEPTED
+    assert world.position() == 0
+    async with world.desk().running() as desk:
+        await anyio.sleep(10)
+        assert (await desk.gate.find("s-1")).state is signals.SignalState.EXECUTED
+    assert world.position() == SIZE
+
+
+async def test_a_resume_that_meets_a_stop_half_way_is_not_refused_for_good(world):
+    """The mode changes between the look at the signal and its order."""
+    async with world.desk().running() as desk:
+        payload = {"id": "s-1", "symbol": BTC, "side": "LONG", "timestamp": world.clock.now_ms()}
+
+        async def stopped_half_way(work):
+            desk.gate.mode = execsafe.ExecutionMode.DRAIN
+            return await desk.openings.handle(work)
+
+        came = await desk.gate.run(payload, stopped_half_way)
+        assert isinstance(came, signals.Unfinished), came
+        assert world.position() == 0
+        desk.gate.mode = execsafe.ExecutionMode.LIVE
+        [came] = await desk.gate.resume(desk.openings.handle)
+        assert isinstance(came.result, signals.Executed)
+        assert world.position() == SIZE

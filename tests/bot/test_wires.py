@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import execsafe
-from execsafe.bot import cli, config, doctor, live, rehearsal
+from execsafe.bot import config, doctor, live, rehearsal
 from execsafe.core.payloads import read_envelope
 from execsafe.testing.http import VenueServer
 from execsafe.testing.venue import SimVenue, linear
@@ -107,7 +107,7 @@ async def until(fact, what, within_s=20):
 
 def is_done(redis, *, of):
     """Whether the group is done with everything of *of* messages."""
-    said = redis.say("XINFO", "GROUPS", "bot:trade.intent")
+    said = redis.say("XINFO", "GROUPS", "bot:trade.intent")  # of its only group
     return (
         b"pending\n:0\n" in said and said.endswith(b"lag\n:0") and redis.say("XLEN", "bot:trade.intent") == b":%d" % of
     )
@@ -181,6 +181,30 @@ def test_names_of_symbols_that_are_not_traded_are_refused(load):
         load(change=('{BTCUSDT = "BTC/USDT:USDT"}', '{BTCUSDT = "DOGE/USDT"}'))
 
 
+@pytest.mark.guarantee(16)
+@pytest.mark.parametrize(
+    "url", ['redis://u:canary"q@host/0', "redis:/u:canary@host", "canary-4711", "redis://h?canary"]
+)
+def test_g16_whatever_the_environment_gives_for_a_url_is_not_shown(url, tmp_path):
+    path = tmp_path / "bot.toml"
+    path.write_text('[venue]\nexchange = "bybit"\n[strategy]\nname = "waves"\nsymbols = ["BTC/USDT:USDT"]\n')
+    found = config.load(path, {"EXECSAFE_BUS": url, "EXECSAFE_STORE": url})
+    assert "canary" not in "\n".join(config.describe(found)) + repr(found)
+
+
+@pytest.mark.parametrize(
+    "line", ['group = "a\\nb"', 'signals = "a\\tb"', 'events = "a\\nb"', 'events = "x"\nsignals = "x"']
+)
+def test_topics_and_groups_that_cannot_work_are_refused(line, load):
+    with pytest.raises(execsafe.InvalidInput):
+        load(change=('events = "events"', line))
+
+
+def test_each_bot_has_a_group_of_its_own_unless_one_is_given(load):
+    assert load().group == "execsafe:binanceusdm:default"
+    assert load(change=('events = "events"', 'group = "mine"')).group == "mine"
+
+
 @pytest.mark.anyio
 async def test_a_rehearsal_without_signals_is_refused(load):
     with pytest.raises(execsafe.InvalidInput, match="no signals from outside"):
@@ -197,6 +221,10 @@ async def test_the_doctor_looks_at_the_bus(redis, load):
         assert says["bus"] == "it answers; 1 signals wait, 0 are under way"
         redis.kill()
         found = await doctor.examine(settings, exchange=server.exchange("binanceusdm"))
+    async with VenueServer() as server:
+        without = load(change=('url = "', '# "'))
+        found += await doctor.examine(without, exchange=server.exchange("binanceusdm"))
+    assert any("give [bus] a url" in finding.says and finding.is_fine is False for finding in found)
     [bus] = [finding for finding in found if finding.what == "bus"]
     assert bus.is_fine is False
     assert "cannot be reached" in bus.says
@@ -209,7 +237,10 @@ async def test_the_doctor_looks_at_the_bus(redis, load):
     [
         ("store", "postgresql://bob:canary-4711@localhost/db"),
         ("store", "postgresql://localhost/db?password=canary-4711"),
+        ("store", "postgresql://localhost/db?sslpassword=canary-4711"),
         ("url", "rediss://:canary-4711@localhost/0"),
+        ("url", "rediss://user:canary/4711@localhost/0"),
+        ("url", "rediss://user:canary#?4711@localhost/0"),
     ],
 )
 def test_g16_a_url_with_a_password_comes_from_the_environment_and_is_never_shown(name, url, tmp_path, capsys):
@@ -226,5 +257,5 @@ def test_g16_a_url_with_a_password_comes_from_the_environment_and_is_never_shown
     for environment in ({variable: url}, {f"{variable}_FILE": str(tmp_path / "secret")}):
         found = config.load(path, environment)
         assert url in {found.run.store, found.bus.url}
-        assert "canary" not in "\n".join(config.describe(found)) + repr(cli)
+        assert "canary" not in "\n".join(config.describe(found)) + repr(found)
     assert capsys.readouterr().out == ""

@@ -28,6 +28,7 @@ CAMPAIGN_KILLS = 250
 CAMPAIGN_JOURNALS = 100
 LIVES_MAX = 60
 UP_S = (0.2, 1.2)
+LONG_UP_S = (3.0, 6.0)  # one time in four: also a slow machine comes to an end
 DOWN_S = (0.0, 0.3)
 # What a bot may say whose journal went away under it.
 OF_THE_STORE = {"StoreUnavailable", "OutcomeUnknown", "TradingDenied"}
@@ -122,7 +123,7 @@ def killing(place: Place, seed: int) -> Iterator[list[float]]:
     rng, is_over, kills = random.Random(seed), threading.Event(), []
 
     def run() -> None:
-        while not is_over.wait(rng.uniform(*UP_S)):
+        while not is_over.wait(rng.uniform(*(LONG_UP_S if rng.random() < 0.25 else UP_S))):
             place.kill()
             kills.append(rng.uniform(*DOWN_S))
             is_over.wait(kills[-1])

@@ -79,19 +79,25 @@ def located(scheme: str, location: str) -> dict[str, Any]:
     Raises:
         InvalidInput: something is malformed. The location is not repeated: it may hold a password.
     """
-    try:
-        parts = urlsplit(f"//{location}")
-        port = _PORT if parts.port is None else parts.port
-    except ValueError:
-        raise InvalidInput("the host or port of the redis URL cannot be read") from None
+    parts = _parts(location)
+    if parts is None:  # said out here: what led to it repeats the text
+        raise InvalidInput("the host or port of the redis URL cannot be read")
     return {
         "host": unquote(parts.hostname or ""),
-        "port": port,
+        "port": _PORT if parts.port is None else parts.port,
         "database": _to_database(parts),
         "username": _unquoted(parts.username),
         "password": _unquoted(parts.password),
         "tls": scheme in _TLS,
     }
+
+
+def _parts(location: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(f"//{location}")
+        return parts if parts.port is None or parts.port >= 0 else None
+    except ValueError:
+        return None
 
 
 def _to_database(parts: SplitResult) -> int:

@@ -11,6 +11,7 @@ from coredis.exceptions import NoScriptError, RedisError
 
 from execsafe._redis.address import Address
 from execsafe._redis.link import Link
+from execsafe._redis.replies import is_over
 from execsafe._redis.script import Script
 from execsafe.errors import ExecsafeError
 
@@ -80,6 +81,8 @@ class Line:
                 link.close()  # as silent for everybody else
         except (RedisError, OSError) as error:
             failure = error
+            if link is not None and is_over(error):
+                link.close()
         finally:
             self._pending -= 1
             if not self._pending:

@@ -42,6 +42,10 @@ _CLASSES: Final = {
 _CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
 
 
+# After these the server will say the same for good; behind its address another one may stand by now.
+_OVER: Final = frozenset({"READONLY", "MASTERDOWN", "LOADING", "NOAUTH", "MOVED", "CLUSTERDOWN"})
+
+
 class BadAuthorities(OSError):
     """The file with the authorities to trust cannot be used; nothing was sent."""
 
@@ -56,10 +60,7 @@ class Meaning:
 
 def meaning_of(error: Exception, secrets: Sequence[str]) -> Meaning:
     """What the client raised; the text never holds one of *secrets*."""
-    name = type(error).__name__
-    code = _CLASSES.get(name)
-    if code is None and (match := _CODE.search(str(error))):
-        code = match[1]
+    name, code = type(error).__name__, _code_of(error)
     if code is not None:
         return Meaning(code, _CODES[code])
     if isinstance(error, BadAuthorities):
@@ -71,3 +72,15 @@ def meaning_of(error: Exception, secrets: Sequence[str]) -> Meaning:
         return Meaning(name, f"the connection to the server failed ({name}): {_UNKNOWN}")
     said = redact(str(error), secrets)[:200]
     return Meaning(name, f"the server refused ({name}): {said}")
+
+
+def is_over(error: Exception) -> bool:
+    """Whether the connection on which *error* came is of no use any more: a new one may lead to another server."""
+    return _code_of(error) in _OVER
+
+
+def _code_of(error: Exception) -> str | None:
+    code = _CLASSES.get(type(error).__name__)
+    if code is None and (match := _CODE.search(str(error))):
+        code = match[1]
+    return code

@@ -211,6 +211,7 @@ def _write_page(report: Any, path: Path) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config, live, screen = _bot(options)
+    from execsafe.bot import monitoring
     from execsafe.bot.config import describe
 
     live.check(config)
@@ -223,7 +224,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     screen.say()
     screen.say("LIVE: real orders. Ctrl-C ends it in good order." if config.venue.live else "Sandbox. Ctrl-C ends it.")
-    result = anyio.run(functools.partial(live.run, config, exchange=exchange))
+    with monitoring.logging_to_terminal(config.run):
+        result = anyio.run(functools.partial(live.run, config, exchange=exchange))
     for name, count in sorted(result.results.items()):
         screen.say(f"{count:6}  {name}")
     if not result.has_begun:
@@ -260,7 +262,11 @@ def _resolve(options: argparse.Namespace) -> int:
     if all(by_hand):
         return _declare_absent(options)
     config, live, screen = _bot(options)
-    return _told_what_is_left(screen, anyio.run(live.resolve, config))
+    from execsafe.bot import monitoring
+
+    with monitoring.logging_to_terminal(config.run):
+        leftover = anyio.run(live.resolve, config)
+    return _told_what_is_left(screen, leftover)
 
 
 def _declare_absent(options: argparse.Namespace) -> int:

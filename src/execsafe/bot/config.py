@@ -20,21 +20,24 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 import execsafe
+from execsafe.buses import check_name
 from execsafe.core.redaction import redact
 
 T = TypeVar("T")
 
 _FILE_BYTES_MAX: Final = 1_000_000
+_PORT_MAX: Final = 65_535
 _CREDENTIALS: Final = {"apiKey": "API_KEY", "secret": "API_SECRET", "password": "API_PASSWORD", "uid": "API_UID"}
 _STORE: Final = "EXECSAFE_STORE"
 _BUS: Final = "EXECSAFE_BUS"
+_URLS: Final = frozenset({("run", "store"), ("bus", "url")})
 _SECRET_WORDS: Final = ("key", "secret", "password", "token", "passphrase")
 
 
@@ -49,6 +52,12 @@ def _one_of(*known: str) -> Callable[[object, attrs.Attribute[Any], str], None]:
             raise execsafe.InvalidInput(f"'{attribute.name}' must be {' or '.join(map(repr, known))}, was {value!r}")
 
     return check
+
+
+def _an_address(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    host, _, port = value.rpartition(":")
+    if value and not (host and port.isascii() and port.isdecimal() and int(port) <= _PORT_MAX):
+        raise execsafe.InvalidInput(f"'{attribute.name}' must be like '127.0.0.1:9464', was {value!r}")
 
 
 def amount(value: object) -> Decimal:
@@ -135,15 +144,21 @@ class RunConfig:
         reconcile_s, protect_s: pauses between comparisons of positions, and between looks at stops.
         stop: what a graceful stop does with open positions: ``"flat"`` closes them, ``"keep"`` leaves them protected.
         stop_timeout_s: how long a graceful stop may take before it says what is left.
+        log: how much is told on standard error: ``"debug"``, ``"info"``, ``"warning"`` or ``"error"``.
+        log_format: ``"text"`` for people, ``"json"`` for machines: an object a line.
+        metrics: where metrics for Prometheus are served, e.g. ``"127.0.0.1:9464"``; empty: nowhere.
     """
 
-    store: str = "sqlite:///execsafe.db"
+    store: str = attrs.field(default="sqlite:///execsafe.db", repr=False)
     mode: str = attrs.field(default="live", validator=_one_of("live", "drain", "paper"))
     signal_age_max_s: float = attrs.field(default=300.0, validator=_above_zero)
     reconcile_s: float = attrs.field(default=60.0, validator=_above_zero)
     protect_s: float = attrs.field(default=5.0, validator=_above_zero)
     stop: str = attrs.field(default="keep", validator=_one_of("flat", "keep"))
     stop_timeout_s: float = attrs.field(default=60.0, validator=_above_zero)
+    log: str = attrs.field(default="info", validator=_one_of("debug", "info", "warning", "error"))
+    log_format: str = attrs.field(default="text", validator=_one_of("text", "json"))
+    metrics: str = attrs.field(default="", validator=_an_address)
 
 
 @attrs.frozen(kw_only=True)
@@ -153,19 +168,28 @@ class BusConfig:
     Attributes:
         url: as :func:`execsafe.open_bus` takes it.
         signals: the topic whose signals open positions; empty: none is read.
-        group: bots of one group share the signals.
+        group: whose signals they are; ``execsafe:{exchange}:{account}`` unless given. Each bot needs its own: two bots
+            in one share the signals between them, but not the memory of what was executed.
         symbols: the senders' names of symbols, and what they are under ``[strategy]``. Those names are known as well;
             a signal for any other symbol is a dead letter.
         buy_is_long: whether BUY and SELL are taken for LONG and SHORT. Off, as SELL may mean "close the long".
         events: the topic to which everything that happens is published; empty: nothing is.
     """
 
-    url: str = ""
+    url: str = attrs.field(default="", repr=False)
     signals: str = "trade.intent"
-    group: str = "execsafe"
+    group: str = ""
     symbols: dict[str, str] = attrs.Factory(dict)
     buy_is_long: bool = False
     events: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse names that no bus takes, and a bot that hears itself."""
+        for name, what in ((self.signals, "signals"), (self.group, "group"), (self.events, "events")):
+            if name:
+                check_name(name, what)
+        if self.events and self.events == self.signals:
+            raise execsafe.InvalidInput("bus: events must not be published to the topic of the signals")
 
 
 @attrs.frozen(kw_only=True)
@@ -177,6 +201,11 @@ class BotConfig:
     risk: RiskConfig = attrs.Factory(RiskConfig)
     run: RunConfig = attrs.Factory(RunConfig)
     bus: BusConfig = attrs.Factory(BusConfig)
+
+    @property
+    def group(self) -> str:
+        """Under which name signals are read."""
+        return self.bus.group or f"execsafe:{self.venue.exchange}:{self.venue.account}"
 
     def __attrs_post_init__(self) -> None:
         """Refuse signals for symbols that are not traded."""
@@ -221,11 +250,26 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> BotConfig:
 
 
 def _has_password(url: str) -> bool:
+    before_host = url.partition("://")[2].rpartition("@")[0]
+    return ":" in before_host or _names_a_secret(url)
+
+
+def _names_a_secret(url: str) -> bool:
+    """Whether an option is called like one; what cannot be read may hold anything."""
+    query = url.partition("?")[2]
     try:
-        parts = urlsplit(url)
-        return bool(parts.password) or any(name in _SECRET_WORDS for name, _ in parse_qsl(parts.query))
+        names = [name.lower() for name, _ in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))]
     except ValueError:
-        return "@" in url
+        return True
+    return any(word in name for name in names for word in _SECRET_WORDS)
+
+
+def _shown_url(url: str) -> str:
+    """The URL, or as much of it as can hold no secret."""
+    scheme, found, rest = url.partition("://")
+    if not url or (found and "@" not in rest and not _names_a_secret(url)):
+        return url
+    return f"{scheme}://***" if found and scheme.isalpha() else "***"
 
 
 def _from_environment(config: BotConfig, environment: Mapping[str, str]) -> BotConfig:
@@ -289,7 +333,8 @@ def describe(config: BotConfig) -> list[str]:
     for table, values in attrs.asdict(config, recurse=False).items():
         lines.append(f"[{table}]")
         for name, value in attrs.asdict(values).items():
-            lines.append(f"{name} = {_shown(value)}")
+            is_url = (table, name) in _URLS
+            lines.append(f"{name} = {_shown(_shown_url(value) if is_url else value)}")
     return lines
 
 

@@ -250,9 +250,8 @@ class TradingDesk:
             try:
                 if decides:
                     await self._barrier()
-                self._is_ready = True
-                if decides:
-                    await _or_later(self._resume_signals)
+                self._is_ready = decides
+                await _or_later(self._resume_signals)
                 yield
             finally:
                 tasks.cancel_scope.cancel()
@@ -264,6 +263,7 @@ class TradingDesk:
             telling.cancel_scope.cancel()
 
     def _stop_entries(self) -> None:
+        self._is_ready = False  # what is unfinished is left to the next desk
         self.gate.mode = execsafe.ExecutionMode.DRAIN
 
     async def settle(self) -> tuple[execsafe.IntentRecord, ...]:
@@ -396,7 +396,7 @@ class TradingDesk:
         await self.gateway.recover(self.policy.account)
 
     async def _resume_signals(self) -> None:
-        if self._is_ready:  # before the barrier none of their entries would pass
+        if self._is_ready:  # before the barrier and after a stop none of their entries would pass
             await self.gate.resume(self.handler)
 
     async def _ask_again(self) -> None:

@@ -12,7 +12,7 @@ import attrs
 
 import execsafe
 from execsafe.bot.config import BotConfig
-from execsafe.bot.live import bus_of, make_exchange, store_of
+from execsafe.bot.live import bus_of, check_bus, make_exchange, store_of
 from execsafe.bot.runner import make_strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
 
@@ -33,7 +33,7 @@ async def examine(config: BotConfig, *, exchange: Any = None, clock: execsafe.Cl
     clock = execsafe.SystemClock() if clock is None else clock
     findings = [*_program(), *_meaning(config)]
     try:
-        make_strategy(config.strategy)
+        check_bus(config, make_strategy(config.strategy))
         findings.append(Finding(what="strategy", says=config.strategy.name))
     except execsafe.ExecsafeError as error:
         findings.append(Finding(what="strategy", says=str(error), is_fine=False))
@@ -93,7 +93,7 @@ async def _bus(config: BotConfig) -> list[Finding]:
             return []
         try:
             await bus.open()
-            depth = await bus.depth(config.bus.signals, config.bus.group) if config.bus.signals else None
+            depth = await bus.depth(config.bus.signals, config.group) if config.bus.signals else None
         finally:
             await bus.aclose()
     except execsafe.ExecsafeError as error:

@@ -16,14 +16,16 @@ from execsafe.bot.config import BotConfig, RiskConfig, credentials
 from execsafe.bot.desk import Leftover, TradingDesk
 from execsafe.bot.feed import Feed, SilentFeed, VenueFeed
 from execsafe.bot.listening import Listening
+from execsafe.bot.monitoring import Monitoring
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, RunResult, make_strategy
 from execsafe.bot.strategy import Strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
-from execsafe.bot.wires import Wires, signal_policy
+from execsafe.bot.wires import Wires, forget_events, signal_policy
 from execsafe.buses import ManagedBus
 from execsafe.core.safety import is_auth
 from execsafe.model.instrument import is_contract
+from execsafe.observe import log_events
 
 _BINANCE_FUTURES: Final = "fapiPrivateV2"
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -92,22 +94,8 @@ def check(config: BotConfig, *, decides: bool = True) -> Strategy:
     desk_policy(config, strategy)
     store_of(config)
     if decides:
-        _check_bus(config, strategy)
+        check_bus(config, strategy)
     return strategy
-
-
-def _check_bus(config: BotConfig, strategy: Strategy) -> None:
-    bus_of(config)
-    listens = bool(config.bus.url and config.bus.signals)
-    if isinstance(strategy, Listening) and not listens:
-        raise execsafe.InvalidInput(
-            "the strategy 'signals' opens what comes over a bus: give [bus] a url, or set EXECSAFE_BUS"
-        )
-    if listens and not strategy.protects:
-        raise execsafe.InvalidInput(
-            f"the strategy {config.strategy.name!r} has no stops, and positions that signals open need them: set"
-            ' signals = "" under [bus], and let a bot of its own open them'
-        )
 
 
 def store_of(config: BotConfig) -> execsafe.Store:
@@ -165,6 +153,25 @@ def _pretrade(risk: RiskConfig) -> execsafe.PreTradePolicy:
     return execsafe.PreTradePolicy(spread=spread, limits=limits)
 
 
+def check_bus(config: BotConfig, strategy: Strategy) -> None:
+    """Find out whether signals would come, and be protected when they are opened.
+
+    Raises:
+        InvalidInput: it says what is in the way.
+    """
+    bus_of(config)
+    listens = bool(config.bus.url and config.bus.signals)
+    if isinstance(strategy, Listening) and not listens:
+        raise execsafe.InvalidInput(
+            "the strategy 'signals' opens what comes over a bus: give [bus] a url, or set EXECSAFE_BUS"
+        )
+    if listens and not strategy.protects:
+        raise execsafe.InvalidInput(
+            f"the strategy {config.strategy.name!r} has no stops, and positions that signals open need them: set"
+            ' signals = "" under [bus], and let a bot of its own open them'
+        )
+
+
 async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[execsafe.Listener] = ()) -> RunResult:
     """Trade until a signal ends it (SIGINT, SIGTERM); a second one ends it at once.
 
@@ -175,16 +182,21 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
     exchange = make_exchange(config) if exchange is None else exchange
     bus = bus_of(config)
     try:
-        desk = _desk(config, strategy, exchange, listeners)
+        monitoring = Monitoring(config.run)
+        desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners))
+        monitoring.watch(desk)
+        if bus is None or not config.bus.events:
+            forget_events(desk)
         feed = _feed(config, strategy, exchange)
-        wires = None if bus is None else Wires(bus, config.bus, desk)
+        wires = None if bus is None else Wires(bus, config.bus, desk, group=config.group)
         runner = Runner(desk, strategy, feed, beside=None if wires is None else wires.listen)
-        await _reach(desk)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stop_on_signal, runner)
-            result = await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
-            tasks.cancel_scope.cancel()
-        return result
+        with monitoring.serving():
+            await _reach(desk)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stop_on_signal, runner)
+                result = await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
+                tasks.cancel_scope.cancel()
+            return result
     finally:
         with anyio.CancelScope(shield=True):
             if bus is not None:
@@ -201,7 +213,7 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
     strategy = check(config, decides=False)
     exchange = make_exchange(config) if exchange is None else exchange
     try:
-        desk = _desk(config, strategy, exchange, ())
+        desk = _desk(config, strategy, exchange, (log_events(),))
         await _reach(desk)
         async with desk.running(decides=False):
             return await desk.stop(flat=False, timeout_s=config.run.stop_timeout_s)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from execsafe import _urls
-from execsafe.buses._rules import Bus, BusDepth, ManagedBus, Message, dead_letter_topic
+from execsafe.buses._rules import Bus, BusDepth, ManagedBus, Message, check_name, dead_letter_topic
 from execsafe.core.fields import decode_fields, encode_fields
 from execsafe.errors import InvalidInput
 from execsafe.model.values import shorten
@@ -21,6 +21,7 @@ __all__ = [
     "BusDepth",
     "ManagedBus",
     "Message",
+    "check_name",
     "dead_letter_topic",
     "decode_fields",
     "encode_fields",

@@ -39,8 +39,8 @@ local function is_before(one, other)
   return is_less(seq, other_seq)
 end
 
--- Forgets what every group is done with, a page at a time, until there is room for one more message.
-local function make_room(stream, most)
+-- Forgets what every group is done with, until there is room for one more message; at most so many pages of 500 a call.
+local function make_room(stream, most, pages)
   local length = redis.call('XLEN', stream)
   if length < most then return true end
   local groups = groups_of(stream)
@@ -60,18 +60,20 @@ local function make_room(stream, most)
   end
   local start = '-'
   repeat
-    local page = redis.call('XRANGE', stream, start, last, 'COUNT', 500)
+    local page = redis.pcall('XRANGE', stream, start, last, 'COUNT', 500)
+    if page.err then break end  -- behind the last number that there is
     for _, entry in ipairs(page) do
       start = '(' .. entry[1]
       if not needed[entry[1]] then length = length - redis.call('XDEL', stream, entry[1]) end
     end
-  until length < most or #page < 500
+    pages = pages - 1
+  until length < most or #page < 500 or pages == 0
   return length < most
 end
 
 -- Appends what stands in ARGV from there on, if there is room.
 local function append(stream, most, from)
-  if not make_room(stream, most) then return nil end
+  if not make_room(stream, most, 20) then return nil end
   return redis.call('XADD', stream, '*', unpack(ARGV, from))
 end
 """
@@ -93,7 +95,7 @@ return {'ok', id}
 # The group's place in the topic; messages that were removed before the group had done with them; and those to deliver.
 READ: Final = _script(
     r"""
-local group, consumer, limit, idle_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local group, consumer, limit, idle_ms, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local due = redis.pcall('XPENDING', topic, group, 'IDLE', idle_ms, '-', '+', limit)
 if due.err then
   if not string.find(due.err, 'NOGROUP', 1, true) then return due end
@@ -115,6 +117,8 @@ if #messages < limit then
   local new = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', limit - #messages, 'STREAMS', topic, '>')
   for _, entry in ipairs(new and new[1][2] or {}) do messages[#messages + 1] = {entry[1], 1, entry[2]} end
 end
+-- Other programs append without looking at the bound.
+if redis.call('XLEN', topic) > most then make_room(topic, most + 1, 2) end
 local place = '0-0'
 for _, each in ipairs(groups_of(topic)) do
   if each['name'] == group then place = each['last-delivered-id'] end
@@ -157,7 +161,8 @@ if last == '-' then waiting = kept end
 if not waiting then  -- older servers do not say, nor does any where messages were removed from the middle
   waiting = 0
   repeat
-    local page = redis.call('XRANGE', topic, last, '+', 'COUNT', 500)
+    local page = redis.pcall('XRANGE', topic, last, '+', 'COUNT', 500)
+    if page.err then break end  -- behind the last number that there is
     waiting = waiting + #page
     if #page > 0 then last = '(' .. page[#page][1] end
   until #page < 500

@@ -14,6 +14,7 @@ from execsafe.errors import InvalidInput
 from execsafe.model.values import check_count, check_seconds, shorten
 from execsafe.ports import Durability
 
+_OF_A_STORE: Final = re.compile(r"\{[^{}]*\}:")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{0,64}", re.ASCII)
 
 
@@ -23,7 +24,7 @@ class Settings(Address):
 
     prefix: str = "execsafe:"
     messages_max: int = 10_000
-    redeliver_after_s: float = 60.0
+    redeliver_after_s: float = 90.0
     require: Durability = Durability.NONE
 
     def __attrs_post_init__(self) -> None:
@@ -32,6 +33,8 @@ class Settings(Address):
         check_seconds(self.redeliver_after_s, "redeliver_after_s")
         if not _PREFIX.fullmatch(self.prefix):
             raise InvalidInput(f"prefix must be at most 64 letters, digits or _.:{{}}- , was {shorten(self.prefix)}")
+        if _OF_A_STORE.fullmatch(self.prefix):
+            raise InvalidInput(f"the keys of a store may begin with {self.prefix}: write {self.prefix}bus: instead")
 
     def __str__(self) -> str:
         return f"{super().__str__()} ({self.prefix})"
@@ -42,7 +45,7 @@ class Settings(Address):
 
 
 def from_url(scheme: str, location: str, options: Mapping[str, str]) -> Settings:
-    """As a URL gives them: ``rediss://user:password@host:6379/0?prefix=bot:stream:&redeliver_after_s=60``.
+    """As a URL gives them: ``rediss://user:password@host:6379/0?prefix=bot:stream:&redeliver_after_s=90``.
 
     Raises:
         InvalidInput: something is malformed. The location is not repeated: it may hold a password.

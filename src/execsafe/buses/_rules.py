@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -138,7 +139,10 @@ def dead_letter_topic(topic: str) -> str:
 def dead_letter_fields(group: str, message: Message, reason: str) -> dict[str, str]:
     """What a dead letter says."""
     facts = {"dead_letter_reason": reason, "dead_letter_group": group, "dead_letter_of": message.id}
-    return {**message.fields, **encode_fields(facts)}
+    kept = dict(itertools.islice(message.fields.items(), _FIELDS_MAX))
+    if len(kept) < len(message.fields):
+        facts["dead_letter_left_out"] = f"{len(message.fields) - len(kept)} fields"
+    return {**kept, **encode_fields(facts)}
 
 
 def to_fields(payload: Mapping[str, Any]) -> dict[str, str]:
@@ -147,6 +151,8 @@ def to_fields(payload: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         InvalidInput: there is none, there are too many, or one cannot be written.
     """
+    if not isinstance(payload, Mapping):
+        raise InvalidInput(f"a message is a mapping of fields, was {shorten(type(payload).__name__)}")
     fields = encode_fields(payload)
     if not 0 < len(fields) <= _FIELDS_MAX:
         raise InvalidInput(f"a message has 1 to {_FIELDS_MAX} fields, this one {len(fields)}")
@@ -156,9 +162,9 @@ def to_fields(payload: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
-def check_name(name: str, what: str) -> None:
+def check_name(name: object, what: str) -> None:
     """Refuse names of topics, groups and consumers that are empty, too long or not printable."""
-    if not 0 < len(name) <= _NAME_LENGTH_MAX or not name.isprintable():
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH_MAX or not name.isprintable():
         raise InvalidInput(f"{what} must be printable text of 1 to {_NAME_LENGTH_MAX} characters, was {shorten(name)}")
 
 

@@ -56,7 +56,7 @@ class MemoryBus(ManagedBus):
         messages_max: how many one topic keeps. When all of them are still needed, publishing is refused. 10,000.
         topics_max: how many topics there may be. 1,000.
         redeliver_after_s: how long a delivered message stays with its consumer before another gets it, seconds.
-            60 outlives the execution of a signal; what is delivered twice all the same is executed once.
+            90 outlives the execution of a signal (60); what is delivered twice all the same is executed once.
         clock: source of Unix milliseconds.
     """
 
@@ -65,7 +65,7 @@ class MemoryBus(ManagedBus):
         *,
         messages_max: int = 10_000,
         topics_max: int = 1_000,
-        redeliver_after_s: float = 60.0,
+        redeliver_after_s: float = 90.0,
         clock: Clock | None = None,
     ) -> None:
         self._messages_max = check_count(messages_max, "messages_max")
@@ -82,11 +82,15 @@ class MemoryBus(ManagedBus):
 
     async def publish(self, topic: str, fields: Mapping[str, Any]) -> str:
         """See :meth:`execsafe.buses.Bus.publish`."""
+        check_name(topic, "topic")
+        flat = to_fields(fields)
         await checkpoint()
-        return self._append(topic, to_fields(fields))
+        return self._append(topic, flat)
 
     async def join_group(self, topic: str, group: str) -> None:
         """See :meth:`execsafe.buses.Bus.join_group`."""
+        check_name(topic, "topic")
+        check_name(group, "group")
         await checkpoint()
         self._group(topic, group)
 
@@ -96,7 +100,8 @@ class MemoryBus(ManagedBus):
         """See :meth:`execsafe.buses.Bus.read`."""
         check_count(limit, "limit")
         check_seconds(wait_s, "wait_s", least=0)
-        check_name(consumer, "consumer")
+        for name, what in ((topic, "topic"), (group, "group"), (consumer, "consumer")):
+            check_name(name, what)
         await checkpoint()
         self._group(topic, group)
         ends_at = anyio.current_time() + wait_s
@@ -110,11 +115,15 @@ class MemoryBus(ManagedBus):
 
     async def ack(self, topic: str, group: str, message_id: str) -> bool:
         """See :meth:`execsafe.buses.Bus.ack`."""
+        check_name(topic, "topic")
+        check_name(group, "group")
         await checkpoint()
         return self._done_with(topic, group, message_id)
 
     async def dead_letter(self, group: str, message: Message, reason: str) -> None:
         """See :meth:`execsafe.buses.Bus.dead_letter`."""
+        check_name(message.topic, "topic")
+        check_name(group, "group")
         await checkpoint()
         if self._is_pending(message.topic, group, message.id):
             self._append(dead_letter_topic(message.topic), dead_letter_fields(group, message, reason))
@@ -122,6 +131,8 @@ class MemoryBus(ManagedBus):
 
     async def depth(self, topic: str, group: str) -> BusDepth:
         """See :meth:`execsafe.buses.Bus.depth`."""
+        check_name(topic, "topic")
+        check_name(group, "group")
         await checkpoint()
         known = self._topics.get(topic, _Topic())
         mine = known.groups.get(group, _Group(read_to=0))
@@ -133,7 +144,6 @@ class MemoryBus(ManagedBus):
     def _topic(self, name: str) -> _Topic:
         found = self._topics.get(name)
         if found is None:
-            check_name(name, "topic")
             if len(self._topics) >= self._topics_max:
                 raise CapacityExceeded(f"there are {self._topics_max} topics already", topic=name)
             found = self._topics[name] = _Topic()
@@ -142,7 +152,6 @@ class MemoryBus(ManagedBus):
     def _group(self, topic: str, group: str) -> _Group:
         known = self._topic(topic)
         if group not in known.groups:
-            check_name(group, "group")
             known.groups[group] = _Group(read_to=next(iter(known.messages), known.seq + 1) - 1)
         return known.groups[group]
 
@@ -197,8 +206,8 @@ class MemoryBus(ManagedBus):
         return True
 
 
-def _seq_of(message_id: str) -> int:
-    tail = message_id.rpartition("-")[2]
+def _seq_of(message_id: object) -> int:
+    tail = message_id.rpartition("-")[2] if isinstance(message_id, str) else ""
     return int(tail) if tail.isdecimal() and len(tail) <= _SEQ_DIGITS_MAX else 0
 
 

@@ -163,17 +163,19 @@ class EventRelay:
         store: whose events.
         bus: where to.
         topic: the topic.
-        name: of its cursor. Events are not purged before it has passed them.
+        name: of its cursor; ``relay:{topic}`` unless given. Events are not purged before it has passed them: delete the
+            cursor of a relay that does not come back (:meth:`Store.delete_cursor
+            <execsafe.ports.Store.delete_cursor>`). A new name begins with the oldest event that is kept.
         source: who says it.
     """
 
     def __init__(
-        self, store: Store, bus: Bus, *, topic: str = "events", name: str = "relay", source: str = "execsafe"
+        self, store: Store, bus: Bus, *, topic: str = "events", name: str | None = None, source: str = "execsafe"
     ) -> None:
         self._store = store
         self._bus = bus
         self._topic = topic
-        self._cursor = f"{name}:{topic}"
+        self._cursor = f"relay:{topic}" if name is None else name
         self._source = source
 
     async def relay(self) -> int:

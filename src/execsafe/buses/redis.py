@@ -37,7 +37,9 @@ _log = logging.getLogger("execsafe.buses")
 # At least this often a reader that waits looks for messages whose redelivery is due: nothing wakes it for them.
 _LOOK_S: Final = 1.0
 _LOOK_S_MIN: Final = 0.05
-_ID: Final = re.compile(r"(\d{1,19})-(\d{1,19})", re.ASCII)
+_LIMIT_MAX: Final = 1_000  # more come with the next call
+_NUMBER_MAX: Final = 2**64 - 1
+_ID: Final = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 
 
 class RedisBus(ManagedBus):
@@ -62,6 +64,7 @@ class RedisBus(ManagedBus):
         self._settings = settings
         self._line: Line | None = None
         self._waits: Waits | None = None
+        self._is_open = False
         self._pid = os.getpid()
 
     @classmethod
@@ -69,7 +72,7 @@ class RedisBus(ManagedBus):
         """The bus of ``{scheme}://{location}`` with these options.
 
         Options: ``prefix=execsafe:`` (of the streams' names), ``messages_max=10000`` (kept per topic; when groups
-        still need all of them, publishing is refused), ``redeliver_after_s=60`` (how long a message stays with a
+        still need all of them, publishing is refused), ``redeliver_after_s=90`` (how long a message stays with a
         consumer before another gets it: longer than the execution of a signal), ``require=none`` (or ``process``,
         ``power``: what the server must not lose), ``timeout_s=5`` (for each call), ``ca_file=/path`` (authorities to
         trust instead of the system's).
@@ -90,23 +93,27 @@ class RedisBus(ManagedBus):
         Raises:
             BusUnavailable: it cannot be reached, is a replica, evicts, or promises less than is required.
         """
-        if self._line is not None and self._pid == os.getpid():
-            if self._line.is_at_home:
-                return
-            if self._line.is_live:
-                raise _elsewhere()
-        line = Line(self._settings, greet=self._greet, failed=self._failed)
+        if self._line is not None and self._pid == os.getpid() and not self._line.is_at_home and self._line.is_live:
+            raise _elsewhere()
+        if self._line is None or self._pid != os.getpid() or not self._line.is_at_home:
+            self._line = Line(self._settings, greet=self._greet, failed=self._failed)
+            self._waits, self._pid, self._is_open = Waits(self._settings, failed=self._failed), os.getpid(), False
+        line = self._line
+        if self._is_open:
+            return
         try:
-            await line.call(_nothing)
+            await line.call(_nothing)  # who opens it at the same time shares this connection
         except BaseException:
-            await line.aclose(_closed())
+            if self._line is line and not self._is_open:
+                await self.aclose()
             raise
-        self._line, self._waits, self._pid = line, Waits(self._settings, failed=self._failed), os.getpid()
+        self._is_open = self._line is line
 
     async def aclose(self) -> None:
         """Let the connections go; idempotent. Later calls raise BusUnavailable, and so do those that wait."""
         line, waits = self._line, self._waits
         self._line = self._waits = None
+        self._is_open = False
         if line is None or waits is None or self._pid != os.getpid() or not line.is_at_home:
             return  # another event loop's, or the parent's, to close
         with anyio.CancelScope(shield=True):
@@ -137,7 +144,7 @@ class RedisBus(ManagedBus):
         self, topic: str, group: str, consumer: str, *, limit: int = 1, wait_s: float = 1.0
     ) -> Sequence[Message]:
         """See :meth:`execsafe.buses.Bus.read`. The server's clock says when a redelivery is due."""
-        check_count(limit, "limit")
+        limit = min(check_count(limit, "limit"), _LIMIT_MAX)
         check_seconds(wait_s, "wait_s", least=0)
         for name, what in ((topic, "topic"), (group, "group"), (consumer, "consumer")):
             check_name(name, what)
@@ -154,7 +161,7 @@ class RedisBus(ManagedBus):
         """See :meth:`execsafe.buses.Bus.ack`."""
         check_name(topic, "topic")
         check_name(group, "group")
-        if not _ID.fullmatch(message_id):
+        if not _is_id(message_id):
             return False
         key = self._settings.key(topic)
         line, _ = self._ready()
@@ -168,7 +175,7 @@ class RedisBus(ManagedBus):
         """See :meth:`execsafe.buses.Bus.dead_letter`."""
         check_name(message.topic, "topic")
         check_name(group, "group")
-        if not _ID.fullmatch(message.id):
+        if not _is_id(message.id):
             return
         letters = dead_letter_topic(message.topic)
         flat = _flat(dead_letter_fields(group, message, reason))
@@ -189,7 +196,8 @@ class RedisBus(ManagedBus):
     async def _take(self, topic: str, group: str, consumer: str, limit: int) -> tuple[bytes, list[Message]]:
         """The group's place in the topic, and what there is for it now."""
         idle_ms = round(self._settings.redeliver_after_s * 1_000)
-        arguments = (group.encode(), consumer.encode(), b"%d" % limit, b"%d" % idle_ms)
+        most = self._settings.messages_max
+        arguments = (group.encode(), consumer.encode(), b"%d" % limit, b"%d" % idle_ms, b"%d" % most)
         _, place, lost, entries = await self._run(scripts.READ, topic, *arguments)
         if lost:
             _log.error(
@@ -214,7 +222,7 @@ class RedisBus(ManagedBus):
         return answer
 
     def _ready(self) -> tuple[Line, Waits]:
-        if self._line is None or self._waits is None:
+        if self._line is None or self._waits is None or not self._is_open:
             raise _closed()
         if self._pid != os.getpid():
             raise BusUnavailable("the bus was opened before this process was forked: open one of its own here")
@@ -254,6 +262,11 @@ class RedisBus(ManagedBus):
             topic=topic,
             messages_max=most,
         )
+
+
+def _is_id(text: object) -> bool:
+    match = _ID.fullmatch(text) if isinstance(text, str) else None
+    return match is not None and max(int(match[1]), int(match[2])) <= _NUMBER_MAX
 
 
 async def _nothing(link: Link) -> None:

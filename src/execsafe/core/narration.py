@@ -6,7 +6,7 @@ from typing import Final
 
 from execsafe.core.exposure import excess
 from execsafe.model.event import Event, EventType
-from execsafe.model.intent import TERMINAL, Attempt, AttemptState, IntentRecord, IntentState
+from execsafe.model.intent import TERMINAL, Attempt, AttemptState, Intent, IntentRecord, IntentState
 from execsafe.model.order import ZERO
 from execsafe.model.trusted import trusted
 from execsafe.model.values import left_of
@@ -42,39 +42,43 @@ _ENDED: Final = {
 
 def narrate(before: IntentRecord | None, after: IntentRecord, *, now_ms: int) -> tuple[Event, ...]:
     """The events that lead from *before* to *after*; none when nothing changed."""
-    subject = after.intent.identity
+    subject, symbol = after.intent.identity, after.intent.symbol
     told: list[Event] = []
     known: tuple[Attempt, ...] = ()
     if before is None:
-        told.append(_new_event(type=EventType.INTENT_RECORDED, at_ms=now_ms, subject=subject, quantity=after.quantity))
+        kind = EventType.INTENT_RECORDED
+        told.append(_new_event(type=kind, at_ms=now_ms, subject=subject, symbol=symbol, quantity=after.quantity))
     else:
         known = before.attempts
-        _tell_intent(told, before, after, subject, now_ms)
+        _tell_intent(told, before, after, now_ms)
     for number, attempt in enumerate(after.attempts):
         was = known[number] if number < len(known) else None
         if attempt is not was:
-            _tell_attempt(told, was, attempt, subject, now_ms)
+            _tell_attempt(told, was, attempt, after.intent, now_ms)
     over = excess(after)
     if over > 0 and (before is None or excess(before) <= 0):
-        told.append(_new_event(type=EventType.EXCESS_EXPOSURE, at_ms=now_ms, subject=subject, quantity=over))
+        kind = EventType.EXCESS_EXPOSURE
+        told.append(_new_event(type=kind, at_ms=now_ms, subject=subject, symbol=symbol, quantity=over))
     end = _ENDED.get(after.state)
     if end is not None and (before is None or before.state is not after.state):
-        told.append(_new_event(type=end, at_ms=now_ms, subject=subject, quantity=after.filled_quantity))
+        filled = after.filled_quantity
+        told.append(_new_event(type=end, at_ms=now_ms, subject=subject, symbol=symbol, quantity=filled))
     return tuple(told)
 
 
-def _tell_intent(told: list[Event], before: IntentRecord, after: IntentRecord, subject: str, now_ms: int) -> None:
+def _tell_intent(told: list[Event], before: IntentRecord, after: IntentRecord, now_ms: int) -> None:
+    subject, symbol = after.intent.identity, after.intent.symbol
     is_over = before.state in _NEVER_WAS and after.state is not before.state
     if is_over or (before.state in TERMINAL and after.state not in TERMINAL):
-        told.append(_new_event(type=EventType.INTENT_REVIVED, at_ms=now_ms, subject=subject, note=before.state.value))
+        kind, note = EventType.INTENT_REVIVED, before.state.value
+        told.append(_new_event(type=kind, at_ms=now_ms, subject=subject, symbol=symbol, note=note))
     if after.change is not None and after.change != before.change:
-        note, quantity = "cancel" if after.change.is_cancel else "replace", after.change.quantity
-        told.append(
-            _new_event(type=EventType.CHANGE_ASKED, at_ms=now_ms, subject=subject, note=note, quantity=quantity)
-        )
+        kind, note = EventType.CHANGE_ASKED, "cancel" if after.change.is_cancel else "replace"
+        quantity = after.change.quantity
+        told.append(_new_event(type=kind, at_ms=now_ms, subject=subject, symbol=symbol, note=note, quantity=quantity))
 
 
-def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, subject: str, now_ms: int) -> None:
+def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, intent: Intent, now_ms: int) -> None:
     was, filled = (None, ZERO) if before is None else (before.state, before.filled_quantity)
     kind = _kind(was, after.state)
     if kind is not None:
@@ -82,7 +86,8 @@ def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, sub
             _new_event(
                 type=kind,
                 at_ms=now_ms,
-                subject=subject,
+                subject=intent.identity,
+                symbol=intent.symbol,
                 attempt=after.number,
                 client_order_id=after.client_order_id,
                 venue_order_id=after.venue_order_id,
@@ -94,7 +99,8 @@ def _tell_attempt(told: list[Event], before: Attempt | None, after: Attempt, sub
             _new_event(
                 type=EventType.ORDER_FILL,
                 at_ms=now_ms,
-                subject=subject,
+                subject=intent.identity,
+                symbol=intent.symbol,
                 attempt=after.number,
                 client_order_id=after.client_order_id,
                 venue_order_id=after.venue_order_id,

@@ -95,7 +95,7 @@ class _Meters:
             case _T.ALERT_RAISED | _T.ALERT_CLEARED:
                 level = _LEVELS.get(event.note, 1) if event.type is _T.ALERT_RAISED else 0
                 self._gauge(_ALERT, (self._bound("rule", event.subject),), float(level))
-            case _T.STORE_SWEPT:
+            case _T.STORE_SWEPT if "remaining" in details:  # a desk sweeps all its parts at once, and counts none
                 self._gauge(_STORED, (self._bound("store", event.subject),), float(details["remaining"]))
             case _T.INTENT_UNRESOLVED | _T.STUCK_EXIT:
                 self._waiting(event.type).add(event.subject)

@@ -30,6 +30,9 @@ class Tables(Protocol):
     def set_cursor(self, connection: Any, name: str, seq: int, /) -> None:
         """Move a cursor forward."""
 
+    def delete_cursor(self, connection: Any, name: str, /) -> None:
+        """Forget a cursor, if there is one."""
+
     def purge_records(self, connection: Any, ended_before_ms: int, limit: int, /) -> int:
         """Delete the *limit* oldest ended records; returns how many."""
 
@@ -122,6 +125,11 @@ class GroupedStore(ManagedStore):
         _rules.check_name(name, "cursor name")
         _rules.check_integer(seq, "seq")
         await self._write(lambda connection: self._tables.set_cursor(connection, name, seq))
+
+    async def delete_cursor(self, name: str) -> None:
+        """Forget a consumer; idempotent."""
+        _rules.check_name(name, "cursor name")
+        await self._write(lambda connection: self._tables.delete_cursor(connection, name))
 
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
         """Delete the *limit* oldest ended records, and what is old among the *limit* oldest events."""

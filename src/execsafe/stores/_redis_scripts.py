@@ -271,6 +271,13 @@ SET_CURSOR: Final = _script(
 """
 )
 
+DELETE_CURSOR: Final = _script(
+    r"""
+  if redis.call('HDEL', cursors, take()) == 1 then finish() end
+  return answer()
+"""
+)
+
 PURGE_RECORDS: Final = _script(
     r"""
   local before, limit = take(), take()

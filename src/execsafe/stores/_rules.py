@@ -188,6 +188,9 @@ class ManagedStore(abc.ABC):
     async def get_cursor(self, name: str) -> int: ...
 
     @abc.abstractmethod
+    async def delete_cursor(self, name: str) -> None: ...
+
+    @abc.abstractmethod
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int: ...
 
     async def __aenter__(self) -> Self:

@@ -21,6 +21,11 @@ def set_cursor(connection: Connection, name: str, seq: int) -> None:
     )
 
 
+def delete_cursor(connection: Connection, name: str) -> None:
+    """Forget a cursor, if there is one."""
+    connection.execute("DELETE FROM cursors WHERE name = ?", (name,))
+
+
 def purge_records(connection: Connection, ended_before_ms: int, limit: int) -> int:
     """Delete the *limit* oldest ended records; returns how many."""
     found = connection.execute(

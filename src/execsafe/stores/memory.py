@@ -142,6 +142,13 @@ class MemoryStore(ManagedStore):
             self._require_open()
             return self._cursors.get(name, 0)
 
+    async def delete_cursor(self, name: str) -> None:
+        """Forget a consumer; idempotent."""
+        _rules.check_name(name, "cursor name")
+        with self._lock:
+            self._require_open()
+            self._cursors.pop(name, None)
+
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
         """Delete at most *limit* ended records, and what is old among the *limit* oldest events."""
         _rules.check_integer(ended_before_ms, "ended_before_ms")

@@ -161,6 +161,11 @@ class RedisStore(ManagedStore):
         [seq] = await self._run(scripts.GET_CURSOR, name.encode())
         return int(seq)
 
+    async def delete_cursor(self, name: str) -> None:
+        """Forget a consumer; idempotent."""
+        _rules.check_name(name, "cursor name")
+        await self._run(scripts.DELETE_CURSOR, name.encode())
+
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
         """Delete the *limit* oldest ended records, and what is old among the *limit* oldest events."""
         _rules.check_integer(ended_before_ms, "ended_before_ms")

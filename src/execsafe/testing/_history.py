@@ -237,5 +237,8 @@ class WatchedStore:
     async def get_cursor(self, name: str) -> int:
         return await self._inner.get_cursor(name)
 
+    async def delete_cursor(self, name: str) -> None:
+        await self._inner.delete_cursor(name)
+
     async def purge(self, ended_before_ms: int, limit: int = 10_000) -> int:
         return await self._inner.purge(ended_before_ms, limit)

@@ -14,7 +14,7 @@ from execsafe.testing._store_model import COLLECTION, StoreModel, a_put, an_even
 _KEYS: Final = ("a", "b", "c")
 _NAMES: Final = st.sampled_from(("x", "y", "a"))
 _SMALL: Final = st.integers(0, 4)
-STEPS: Final = ("commit", "commit", "commit", "commit", "purge", "set_cursor", "restart")
+STEPS: Final = ("commit", "commit", "commit", "commit", "purge", "set_cursor", "set_cursor", "delete_cursor", "restart")
 
 
 class Suite(Protocol):
@@ -87,6 +87,11 @@ class History:
         seq = self.draw(st.sampled_from([0, *[seq for seq, _ in self.model.events]]))
         await self.store.set_cursor(name, seq)
         self.model.cursors[name] = max(seq, self.model.cursors.get(name, 0))
+
+    async def delete_cursor(self) -> None:
+        name = self.draw(st.sampled_from("pq"))
+        await self.store.delete_cursor(name)
+        self.model.cursors.pop(name, None)
 
     async def restart(self) -> None:
         self.store = await self.suite.reopen(self.store, self.directory)

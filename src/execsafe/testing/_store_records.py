@@ -87,6 +87,8 @@ class RecordRules:
                 await store.commit(batch)
         with pytest.raises(InvalidInput):
             await store.set_cursor(name, 1)
+        with pytest.raises(InvalidInput):
+            await store.delete_cursor(name)
         assert await store.scan_open(COLLECTION) == []
 
     @pytest.mark.parametrize("number", [-1, 2**63, True, 1.5, None])

@@ -204,6 +204,23 @@ class StoreContract(RecordRules):
         await store.purge(2)
         assert [e.seq for e in await store.read_events(0)] == seqs[2:]
 
+    async def test_a_consumer_that_does_not_come_back_is_forgotten(self, store: Store, tmp_path: Path) -> None:
+        """It holds nothing back any more, and one of its name begins anew."""
+        await store.commit(a_batch(events=tuple(an_event(n, at_ms=n) for n in range(4))))
+        seqs = [e.seq for e in await store.read_events(0)]
+        for name, seq in (("stays", seqs[2]), ("gone", seqs[0])):
+            await store.set_cursor(name, seq)
+        for _ in range(2):
+            await store.delete_cursor("gone")
+        await store.delete_cursor("never")
+        await store.purge(_FAR_MS)
+        assert [e.seq for e in await store.read_events(0)] == seqs[3:]
+        store = await self.reopen(store, tmp_path)
+        assert (await store.get_cursor("stays"), await store.get_cursor("gone")) == (seqs[2], 0)
+        await store.set_cursor("gone", 1)
+        assert await store.get_cursor("gone") == 1
+        await store.aclose()
+
     # --- life ---------------------------------------------------------------------------------------
 
     async def test_open_and_close_may_be_repeated(self, store: Store) -> None:
@@ -226,6 +243,7 @@ class StoreContract(RecordRules):
                 store.read_events(0),
                 store.set_cursor("c", 1),
                 store.get_cursor("c"),
+                store.delete_cursor("c"),
                 store.purge(1),
             ]
             for call in calls:

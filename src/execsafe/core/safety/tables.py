@@ -79,6 +79,7 @@ _FOR_NOW: Final = frozenset(
         DenyReason.NO_READING,
         DenyReason.HEALTH,
         DenyReason.CHECK_FAILED,
+        DenyReason.MODE,  # it is set back, or the next process has another one: what was accepted is not lost
         DenyReason.NOT_RECONCILED,
         DenyReason.RECONCILIATION_STALE,
     }

@@ -1,0 +1,219 @@
+"""What a running bot tells: alarms and steps as log lines, alerts, a line about its state, metrics for who scrapes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+import execsafe
+from execsafe.bot.config import RunConfig
+from execsafe.bot.desk import TradingDesk
+from execsafe.buses.surviving import survived
+from execsafe.core.redaction import redact
+from execsafe.observe import log_events, prometheus_metrics
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_log: Final = logging.getLogger("execsafe.bot")
+_EVERY_S: Final = 300.0
+_FIRST_S: Final = 5.0
+_LOOK_S: Final = 1.0
+_SILENT_S_MIN: Final = 60.0
+_WORD_MAX: Final = 60
+_LENGTHS: Final = re.compile(r"^\d+\.\d+:")  # with which an intent's identity begins: nothing for people
+VENUE: Final = "venue"
+"""The component that is healthy while all that a comparison needs can be read."""
+_IN_ORDER: Final = ("symbol", "quantity", "price", "note", "subject", "client_order_id", "error", "error_code")
+
+
+class Monitoring:
+    """Hands every event to the log, to alert rules and, if asked for, to metrics. Give ``listeners`` to the desk.
+
+    Args:
+        config: says where metrics are served, and how often venue and book are compared.
+        clock: source of Unix milliseconds.
+
+    Raises:
+        InvalidInput: metrics are asked for, and prometheus-client is not installed.
+    """
+
+    def __init__(self, config: RunConfig, *, clock: execsafe.Clock | None = None) -> None:
+        self._config = config
+        self._registry: CollectorRegistry | None = None
+        told: list[execsafe.Listener] = [log_events()]
+        if config.metrics:
+            self._registry = _new_registry()
+            told.append(prometheus_metrics(self._registry))
+        silent_s = max(_SILENT_S_MIN, 3 * config.reconcile_s)
+        self.health: execsafe.HealthMonitor = execsafe.HealthMonitor(
+            clock=clock, policies={VENUE: execsafe.HealthPolicy(silent_after_s=silent_s)}, listeners=told
+        )
+        self.listeners: tuple[execsafe.Listener, ...] = (*told, self.health.on_event, self._note_venue)
+
+    def watch(self, desk: TradingDesk) -> None:
+        """Judge alerts and say how it is going, for as long as *desk* runs."""
+        desk.beside.append(self.health.run)
+
+        async def look_often() -> None:
+            read_at_ms: int | None = None
+            while True:
+                if desk.reconciler.read_at_ms != read_at_ms:  # another pass in which all could be read
+                    read_at_ms = desk.reconciler.read_at_ms
+                    self.health.ok(VENUE)
+                await anyio.sleep(_LOOK_S)
+
+        async def say_often() -> None:
+            await anyio.sleep(_FIRST_S)
+            while True:
+                await survived(lambda: _say(desk, self.health), "saying how it is going", log=_log)
+                await anyio.sleep(_EVERY_S)
+
+        desk.beside += (look_often, say_often)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve the metrics for the length of the block, if they are asked for.
+
+        Raises:
+            InvalidInput: the address cannot be used.
+        """
+        if self._registry is None:
+            yield
+            return
+        from prometheus_client import start_http_server
+
+        host, _, port = self._config.metrics.rpartition(":")
+        try:
+            server, thread = start_http_server(int(port), host, self._registry)
+        except OSError as error:
+            raise execsafe.InvalidInput(
+                f"metrics cannot be served at {self._config.metrics}: {error.strerror or type(error).__name__}"
+            ) from None
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _note_venue(self, event: execsafe.Event) -> None:
+        if event.type is execsafe.EventType.VIEW_UNAVAILABLE:
+            self.health.failed(VENUE, event.error.kind if event.error is not None else "Unavailable")
+
+
+def _new_registry() -> CollectorRegistry:
+    try:
+        from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+    except ModuleNotFoundError as error:
+        raise execsafe.InvalidInput(f"metrics need {error.name}: pip install 'execsafe[metrics]'") from None
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+async def _say(desk: TradingDesk, health: execsafe.HealthMonitor) -> None:
+    left = await desk.leftover()
+    held = ", ".join(f"{p.side.value} {p.quantity:f} {p.symbol}" for p in left.positions) or "no positions"
+    doubt = f"{len(left.in_doubt)} orders in doubt" if left.in_doubt else "nothing in doubt"
+    alerts = ", ".join(alert.rule for alert in health.alerts()) or "none"
+    _log.info(
+        "%s; %s; trading is %s; venue %s; alerts: %s",
+        held,
+        doubt,
+        desk.safety.state.value,
+        health.overall.value,
+        alerts,
+    )
+
+
+# --- log lines -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def logging_to_terminal(config: RunConfig) -> Iterator[None]:
+    """Log to standard error for the length of the block, as the configuration says; what was set up before is kept."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if config.log_format == "json" else TextLines())
+    root, own = logging.getLogger(), logging.getLogger("execsafe")
+    before = own.level
+    own.setLevel(config.log.upper())
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        own.setLevel(before)
+
+
+class TextLines(logging.Formatter):
+    """One line for people: the time (UTC), how loud, and what happened, the facts that matter first."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """As the class says."""
+        event = _event_of(record)
+        if event is not None:
+            record.message = f"{event[0]}  {_in_words(event[1])}".rstrip()
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """The traceback, redacted: a client's error may hold a signed URL."""
+        return _traceback(super().formatException(ei))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, for machines: ``time``, ``level``, ``logger``, ``message``, and an event's ``facts``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As the class says."""
+        event = _event_of(record)
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage() if event is None else event[0],
+        }
+        if event is not None:
+            line["facts"] = event[1]
+        if record.exc_info:
+            line["error"] = _traceback(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]] | None:
+    """Name and facts, if the record is an event's (:func:`execsafe.observe.log_events`)."""
+    told = getattr(record, "execsafe", None)
+    match record.args:
+        case (str() as name, str()) if isinstance(told, dict):
+            return name, told
+    return None
+
+
+def _traceback(text: str) -> str:
+    return "\n".join(redact(line) for line in text.splitlines())
+
+
+def _in_words(told: dict[str, Any]) -> str:
+    told = {**told, "subject": _LENGTHS.sub("", str(told.get("subject", "")))}
+    words = [str(told[name]) for name in _IN_ORDER if told.get(name) is not None]
+    details = told.get("details") or {}
+    return " ".join(
+        [*words, *(f"{name}={_short(value)}" for name, value in details.items() if value is not None and value != "")]
+    )
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _WORD_MAX else text[:_WORD_MAX] + "…"
