@@ -48,6 +48,7 @@ class Monitoring:
     def __init__(self, config: RunConfig, *, clock: execsafe.Clock | None = None) -> None:
         self._config = config
         self._registry: CollectorRegistry | None = None
+        self._read_at_ms: int | None = None
         told: list[execsafe.Listener] = [log_events()]
         if config.metrics:
             self._registry = _new_registry()
@@ -59,15 +60,11 @@ class Monitoring:
         self.listeners: tuple[execsafe.Listener, ...] = (*told, self.health.on_event, self._note_venue)
 
     def watch(self, desk: TradingDesk) -> None:
-        """Judge alerts and say how it is going, for as long as *desk* runs."""
-        desk.beside.append(self.health.run)
+        """Judge alerts and say how it is going, for as long as *desk* runs. A defect in here does not end it."""
 
         async def look_often() -> None:
-            read_at_ms: int | None = None
             while True:
-                if desk.reconciler.read_at_ms != read_at_ms:  # another pass in which all could be read
-                    read_at_ms = desk.reconciler.read_at_ms
-                    self.health.ok(VENUE)
+                await survived(lambda: self._look(desk), "looking how it is going", log=_log)
                 await anyio.sleep(_LOOK_S)
 
         async def say_often() -> None:
@@ -77,6 +74,12 @@ class Monitoring:
                 await anyio.sleep(_EVERY_S)
 
         desk.beside += (look_often, say_often)
+
+    async def _look(self, desk: TradingDesk) -> None:
+        if desk.reconciler.read_at_ms != self._read_at_ms:  # another pass in which all could be read
+            self._read_at_ms = desk.reconciler.read_at_ms
+            self.health.ok(VENUE)
+        self.health.tick()
 
     @contextmanager
     def serving(self) -> Iterator[None]:
