@@ -278,7 +278,7 @@ def test_every_reason_for_which_an_entry_is_refused_is_in_the_enum():
         for keyword in call.keywords
         if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant)
     }
-    assert {"stale", "check_failed", "mode"} <= given
+    assert {"stale", "check_failed"} <= given
     assert given | set(_barrier._WHY) <= {reason.value for reason in DenyReason}
 
 

@@ -73,7 +73,7 @@ class World:
         self.venue = FakeVenue(self.clock, PROFILE)
         self.store = ScriptedStore()
         self.store._is_open = True
-        self.bus = MemoryBus(clock=self.clock)
+        self.bus = MemoryBus(clock=self.clock, redeliver_after_s=60)
         self.policy = policy or SignalPolicy()
         self.fates = fates
         self.more = gate
@@ -302,7 +302,7 @@ async def test_g13_a_signal_whose_message_is_lost_is_resumed_from_the_store(worl
     with anyio.move_on_after(0.3):
         world.adapter.creates.append(HANGS)
         await world.run(signal_id="a")
-    world.bus = MemoryBus(clock=world.clock)
+    world.bus = MemoryBus(clock=world.clock, redeliver_after_s=60)
     world.process()
     await anyio.sleep(61)
     assert world.record("a").state is SignalState.ACCEPTED
@@ -511,18 +511,23 @@ async def test_drained_signals_are_acknowledged_and_never_executed_afterwards():
 
 @pytest.mark.row("S2-03")
 async def test_the_mode_is_asked_again_where_orders_leave(world):
-    """Switched while a signal is being executed: its entry is refused, exits pass."""
+    """Switched while a signal is being executed: its entry is refused for now, exits pass."""
 
     async def handle(work):
         world.gate.mode = ExecutionMode.DRAIN
         return await world.handle(work)
 
     outcome = await world.gate.run(world.payload(), handle)
-    assert outcome.result.reason is DropReason.DENIED
+    assert outcome.why == "pending"
+    assert "the mode is drain" in outcome.note
     assert not world.adapter.sent
     exit_ = Intent(key="x", symbol="BTC/USDT", side="sell", quantity=1, limit_price=100, reduce_only=True)
     await world.gateway.submit(exit_)
     assert len(world.adapter.sent) == 1
+    world.gate.mode = ExecutionMode.LIVE
+    [outcome] = await world.gate.resume(world.handle)
+    assert isinstance(outcome.result, Executed)
+    assert len(world.adapter.sent) == 2
 
 
 @pytest.mark.row("S2-23", "D-13")

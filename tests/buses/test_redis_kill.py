@@ -63,6 +63,12 @@ class Crew:
     def _begun(self, name: str) -> Path:
         return self._folder / f"{name}.begun"
 
+    def wait_until_begun(self) -> None:
+        deadline = time.monotonic() + LONGEST_S
+        while not all(self._begun(name).exists() for name in self._members):
+            assert time.monotonic() < deadline, "the consumers did not begin"
+            time.sleep(0.05)
+
     def look_after(self) -> None:
         """Start again what has died: by our hand, or by itself, as its bus was away when it wanted to open it."""
         for name, member in self._members.items():
@@ -116,6 +122,7 @@ def play(folder: Path, journal: str, redis: RedisServer, *, seed: int, count: in
         serving(markets) as venue,
         Crew(folder, port=venue.port, bus=bus, journal=journal, quantity=str(QUANTITY)) as crew,
     ):
+        crew.wait_until_begun()
         for number in range(count):
             for _ in range(2):
                 publish(redis, number, at_ms=begun_ms)

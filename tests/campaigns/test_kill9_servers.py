@@ -21,14 +21,14 @@ from tiny_venue import TinyVenue, serving
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
 # A sample in every run, each crossing and hundreds more in the campaign.
-EVERY_NTH_CROSSING = 8
-RANDOM_KILLS = 6
-JOURNALS = 8
+EVERY_NTH_CROSSING = 10
+RANDOM_KILLS = 4
+JOURNALS = 6
 CAMPAIGN_KILLS = 250
 CAMPAIGN_JOURNALS = 100
 LIVES_MAX = 60
 UP_S = (0.2, 1.2)
-LONG_UP_S = (3.0, 6.0)  # one time in four: also a slow machine comes to an end
+LONG_UP_S = (3.0, 6.0)  # every fourth time: also a slow machine comes to an end
 DOWN_S = (0.0, 0.3)
 # What a bot may say whose journal went away under it.
 OF_THE_STORE = {"StoreUnavailable", "OutcomeUnknown", "TradingDenied"}
@@ -123,7 +123,7 @@ def killing(place: Place, seed: int) -> Iterator[list[float]]:
     rng, is_over, kills = random.Random(seed), threading.Event(), []
 
     def run() -> None:
-        while not is_over.wait(rng.uniform(*(LONG_UP_S if rng.random() < 0.25 else UP_S))):
+        while not is_over.wait(rng.uniform(*(LONG_UP_S if len(kills) % 4 == 3 else UP_S))):
             place.kill()
             kills.append(rng.uniform(*DOWN_S))
             is_over.wait(kills[-1])

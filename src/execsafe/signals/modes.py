@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from execsafe.core.safety import DenyReason
 from execsafe.errors import TradingDenied
 from execsafe.model.instrument import Instrument
 from execsafe.model.intent import Intent
@@ -28,13 +29,14 @@ class ModeCheck:
         """Refuse an entry in another mode.
 
         Raises:
-            TradingDenied: with the reason ``"mode"``.
+            TradingDenied: with the reason ``"draining"``, which is for now, or ``"mode"``.
         """
         mode = self._mode()
         if mode is not self._allowed and not intent.reduce_only:
+            reason = DenyReason.DRAINING if mode is ExecutionMode.DRAIN else DenyReason.MODE
             raise TradingDenied(
                 f"the mode is {mode.value}, and this venue takes entries in {self._allowed.value} only",
                 intent_key=intent.key,
-                reason="mode",
+                reason=reason.value,
                 mode=mode.value,
             )

@@ -54,6 +54,7 @@ class DenyReason(enum.StrEnum):
     STALE = "stale"  # the gateway's own: the intent is too old
     CHECK_FAILED = "check_failed"  # the gateway's own: a check raised or did not answer
     MODE = "mode"  # the execution mode does not allow it here
+    DRAINING = "draining"  # nothing new is begun; what was accepted is the next process's, or waits for the mode's end
     DUPLICATE_SYMBOL = "duplicate_symbol"  # another entry in this symbol is under way
     NOT_RECONCILED = "not_reconciled"  # the start-up barrier
     RECONCILIATION_STALE = "reconciliation_stale"
@@ -79,7 +80,7 @@ _FOR_NOW: Final = frozenset(
         DenyReason.NO_READING,
         DenyReason.HEALTH,
         DenyReason.CHECK_FAILED,
-        DenyReason.MODE,  # it is set back, or the next process has another one: what was accepted is not lost
+        DenyReason.DRAINING,
         DenyReason.NOT_RECONCILED,
         DenyReason.RECONCILIATION_STALE,
     }
