@@ -67,7 +67,15 @@ class Life:
         return {line["told"] for line in self.said if line.get("outcome") == "Accepted"}
 
 
-def live(server: TinyVenue, journal: str, *, recover: bool, kill_at: int | None, kill_after_s: float | None) -> Life:
+def live(
+    server: TinyVenue,
+    journal: str,
+    *,
+    recover: bool,
+    kill_at: int | None,
+    kill_after_s: float | None,
+    on_start: Callable[[], object] = lambda: None,
+) -> Life:
     plan = {"port": server.port, "journal": journal, "keys": KEYS, "recover": recover, "kill_at": kill_at}
     command = [sys.executable, str(CHILD), json.dumps(plan)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -75,6 +83,7 @@ def live(server: TinyVenue, journal: str, *, recover: bool, kill_at: int | None,
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
         assert child.stdout is not None
         lines.append(child.stdout.readline())
+        on_start()
         if kill_after_s is not None:
             time.sleep(kill_after_s)
             child.kill()
