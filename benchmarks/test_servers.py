@@ -88,7 +88,7 @@ def test_one_durable_commit_on_postgres(benchmark: Any, ratio: Any, postgres: Se
             ours, floor = await alternately(lambda n: store.commit(one(f"k{n}")), one_row, times)
         raw.close()
         floor_name = "a raw transaction with one row, through psycopg"
-        ratio("durable commit, PostgreSQL", ours * 1e9, floor * 1e9, floor=floor_name, reach=3.0)
+        ratio("durable commit, PostgreSQL", ours * 1e9, floor * 1e9, floor=floor_name, reach=4.0)
 
     benchmark.pedantic(lambda: anyio.run(main), rounds=1)
 
