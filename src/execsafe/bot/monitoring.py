@@ -161,8 +161,11 @@ class TextLines(logging.Formatter):
     """One line for people: the time (UTC), how loud, and what happened, the facts that matter first."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-8s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        self.converter = time.gmtime
+        super().__init__("%(asctime)s %(levelname)-8s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        """In UTC, whatever the machine's zone is."""
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """As the class says."""
