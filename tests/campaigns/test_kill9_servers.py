@@ -139,11 +139,12 @@ class Killer:
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        self._wishes.release()
         self._thread.join()
 
     def _run(self) -> None:
-        while self._wishes.acquire() and not self._is_over.is_set():
+        while not self._is_over.is_set():
+            if not self._wishes.acquire(timeout=0.2):
+                continue
             time.sleep(self._rng.uniform(*AFTER_S))
             self._place.kill()
             self.kills += 1
