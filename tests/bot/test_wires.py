@@ -200,6 +200,14 @@ def test_topics_and_groups_that_cannot_work_are_refused(line, load):
         load(change=('events = "events"', line))
 
 
+def test_a_file_that_holds_a_key_may_be_named(tmp_path):
+    path = tmp_path / "bot.toml"
+    url = "postgresql://bob@localhost/db?sslkey=/etc/bot.key&sslcert=/etc/bot.crt"
+    least = '[venue]\nexchange = "bybit"\n[strategy]\nname = "waves"\nsymbols = ["BTC/USDT:USDT"]\n'
+    path.write_text(f'{least}[run]\nstore = "{url}"\n')
+    assert config.load(path, {}).run.store == url
+
+
 def test_each_bot_has_a_group_of_its_own_unless_one_is_given(load):
     assert load().group == "execsafe:binanceusdm:default"
     assert load(change=('events = "events"', 'group = "mine"')).group == "mine"

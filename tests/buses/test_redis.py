@@ -539,6 +539,28 @@ async def test_opening_at_the_same_time_and_closing_while_connecting_leaves_noth
     assert server.say("CLIENT", "LIST").count(b" name=") == 1  # this one
 
 
+async def test_who_opens_it_while_another_one_gives_up_is_told_or_has_it(server: RedisServer) -> None:
+    """Never a bus that seems open and is not."""
+    for number in range(30):
+        bus = open_bus(url(server.port))
+        told: list[str] = []
+
+        async def open_and_use(bus=bus, told=told) -> None:
+            try:
+                await bus.open()
+            except BusUnavailable:
+                told.append("not open")
+            else:
+                told.append(await bus.publish("t", {"n": 1}))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(open_and_use)
+            with anyio.move_on_after(number * 0.000_3):
+                await bus.open()
+        assert len(told) == 1
+        await bus.aclose()
+
+
 async def test_the_keys_of_a_store_are_no_place_for_topics(server: RedisServer) -> None:
     """Its outbox is a stream, and called events."""
     with pytest.raises(InvalidInput, match=r"write \{execsafe\}:bus: instead"):

@@ -38,6 +38,7 @@ _CREDENTIALS: Final = {"apiKey": "API_KEY", "secret": "API_SECRET", "password": 
 _STORE: Final = "EXECSAFE_STORE"
 _BUS: Final = "EXECSAFE_BUS"
 _URLS: Final = frozenset({("run", "store"), ("bus", "url")})
+_SECRET_OPTIONS: Final = ("password", "secret", "token", "passphrase")  # "sslkey" names a file
 _SECRET_WORDS: Final = ("key", "secret", "password", "token", "passphrase")
 
 
@@ -261,7 +262,7 @@ def _names_a_secret(url: str) -> bool:
         names = [name.lower() for name, _ in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))]
     except ValueError:
         return True
-    return any(word in name for name in names for word in _SECRET_WORDS)
+    return any(word in name for name in names for word in _SECRET_OPTIONS)
 
 
 def _shown_url(url: str) -> str:

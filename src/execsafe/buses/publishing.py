@@ -24,6 +24,7 @@ from execsafe.ports import Clock, Listener, Store
 LEVELS_TOPIC: Final = "exitbrain.adaptive_levels"
 PREVIEW_SUFFIX: Final = ".preview"
 _RELAY_BATCH: Final = 100
+_CURSOR_S: Final = 10.0
 
 
 # --- Levels ------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class EventRelay:
             finally:
                 # After the publication: a crash in between repeats some events, and loses none.
                 if published > cursor:
-                    with anyio.CancelScope(shield=True):
+                    with anyio.fail_after(_CURSOR_S, shield=True):  # a disk that hangs must not hold up a stop
                         await self._store.set_cursor(self._cursor, published)
             if len(events) < _RELAY_BATCH:
                 return count

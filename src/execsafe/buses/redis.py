@@ -107,7 +107,9 @@ class RedisBus(ManagedBus):
             if self._line is line and not self._is_open:
                 await self.aclose()
             raise
-        self._is_open = self._line is line
+        if self._line is not line:  # closed meanwhile, by whoever opened it at the same time and was cancelled
+            raise _closed()
+        self._is_open = True
 
     async def aclose(self) -> None:
         """Let the connections go; idempotent. Later calls raise BusUnavailable, and so do those that wait."""
