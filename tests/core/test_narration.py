@@ -235,3 +235,18 @@ def test_sending_is_told_once_per_attempt(versions):
     sent = [e.attempt for e in told if e.type is T.ATTEMPT_SENDING]
     assert sent == list(range(1, len(versions[-1].attempts) + 1))
     assert all(AttemptState.SENDING is not a.state or a.number in sent for a in versions[-1].attempts)
+
+
+@given(histories())
+def test_every_event_of_an_order_names_its_symbol_and_its_intent(versions):
+    """Metrics count by symbol, and a person wants to know which: an identity alone says neither."""
+    for before, after in zip([None, *versions], versions, strict=False):
+        for event in narrate(before, after, now_ms=0):
+            assert (event.symbol, event.subject) == ("BTC/USDT", after.intent.identity)
+
+
+def test_wishes_and_overturned_verdicts_name_their_symbol_too():
+    revived = narrate(refuse(begin(new())), see(refuse(begin(new())), S.OPEN, 1), now_ms=0)
+    asked = narrate(live(), ask(live()), now_ms=0)
+    assert {event.type for event in (*revived, *asked)} >= {T.INTENT_REVIVED, T.CHANGE_ASKED}
+    assert {event.symbol for event in (*revived, *asked)} == {"BTC/USDT"}
