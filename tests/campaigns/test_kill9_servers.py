@@ -28,6 +28,7 @@ JOURNALS = 6
 CAMPAIGN_KILLS = 250
 CAMPAIGN_JOURNALS = 100
 LIVES_MAX = 60
+ROUNDS_MAX = 10
 KILLS_EACH = 3  # while a bot lives that many of its lives; then it may come to its end
 AFTER_S = (0.0, 0.6)
 DOWN_S = (0.0, 0.3)
@@ -97,13 +98,22 @@ def test_g2_the_server_is_killed_many_times(place: Place) -> None:
 
 
 def all_survive(place: Place, *, seed: int, count: int) -> None:
-    with Killer(place, seed) as killer, ThreadPoolExecutor(AT_ONCE) as pool:
-        journals = [place.new_journal() for _ in range(count)]
-        survivors = list(pool.map(functools.partial(survive, killer=killer), journals))
-    for journal, (venue, _) in zip(journals, survivors, strict=True):
-        judge(venue, journal, Plan())
-    assert killer.kills >= 2
-    assert sum(failures for _, failures in survivors) >= count / 2, "hardly a bot noticed"
+    """At least `count` bots; more of them until the server died twice and half of so many bots noticed.
+
+    How often a server can die while a few bots live depends on how fast the machine starts it again.
+    """
+    kills = failures = 0
+    for number in range(ROUNDS_MAX):
+        with Killer(place, seed + number) as killer, ThreadPoolExecutor(AT_ONCE) as pool:
+            journals = [place.new_journal() for _ in range(count)]
+            survivors = list(pool.map(functools.partial(survive, killer=killer), journals))
+        for journal, (venue, _) in zip(journals, survivors, strict=True):
+            judge(venue, journal, Plan())
+        kills += killer.kills
+        failures += sum(failed for _, failed in survivors)
+        if kills >= 2 and failures >= count / 2:
+            return
+    raise AssertionError(f"the server was killed {kills} times, and {failures} bots noticed")
 
 
 def survive(journal: str, killer: Killer) -> tuple[TinyVenue, int]:
