@@ -6,6 +6,7 @@ The effect is counted in the ledger of a scripted venue, behind the real gateway
 from __future__ import annotations
 
 import logging
+import random
 
 import anyio
 import attrs
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from execsafe.buses import dead_letter_topic
 from execsafe.buses.memory import MemoryBus
 from execsafe.core.funnel import Stage, WavePlan
+from execsafe.core.payloads import read_signal
 from execsafe.core.signals import DropReason, SignalPolicy
 from execsafe.errors import (
     IntentConflict,
@@ -31,7 +33,7 @@ from execsafe.intents import IntentRegistry
 from execsafe.locks import DedupLock
 from execsafe.model.event import EventType
 from execsafe.model.intent import Intent
-from execsafe.model.signal import ExecutionMode
+from execsafe.model.signal import ExecutionMode, SignalSide
 from execsafe.signals import (
     TRADE_INTENTS,
     DeadLettered,
@@ -556,9 +558,141 @@ async def test_a_flat_signal_is_an_exit_where_the_policy_says_so():
         exit_ = work.intent(quantity=1, side="sell", reduce_only=True, limit_price=100)
         return result_of(await world.gateway.submit(exit_))
 
-    outcome = await world.gate.run(world.payload(side="FLAT", timestamp=world.clock.now_ms() - 10**9), close)
+    outcome = await world.gate.run(world.payload(side="FLAT", timestamp=world.clock.now_ms() - 10**8), close)
     assert isinstance(outcome.result, Executed)
     assert works[0].fresh_until_ms is None
+
+
+class Holding:
+    """A handler with a position: entries open it, exits close it, an entry beside it is refused.
+
+    Entries in *doubtful* are in doubt until :meth:`settle`; exits wait for that.
+    """
+
+    def __init__(self, world, doubtful=()):
+        self.world = world
+        self.doubtful = set(doubtful)
+        self.held = None
+        self.begun = set()
+        self.closed = []
+
+    def settle(self):
+        self.doubtful.clear()
+
+    async def __call__(self, work):
+        signal, is_in_doubt = work.signal, self.begun & self.doubtful
+        if signal.side is SignalSide.FLAT:
+            return Pending(note="in doubt") if is_in_doubt else self._close(signal)
+        if signal.id not in self.begun:
+            if work.is_late(self.world.clock.now_ms()):
+                return Refused(reason=DropReason.STALE)
+            if self.held is not None:
+                return Refused(reason=DropReason.DENIED)
+            self.held = signal
+            self.begun.add(signal.id)
+        return Pending(note="in doubt") if signal.id in self.doubtful else Executed()
+
+    def _close(self, signal):
+        if self.held is not None:
+            self.closed.append((self.held.at_ms, signal.at_ms))
+        self.held = None
+        return Executed()
+
+
+@given(
+    said=st.lists(st.sampled_from(["LONG", "SHORT", "FLAT"]), min_size=1, max_size=8),
+    order=st.randoms(use_true_random=False),
+    doubtful=st.sets(st.integers(0, 7)),
+    repeats=st.integers(0, 3),
+)
+@example(said=["LONG", "FLAT", "SHORT"], order=None, doubtful=set(), repeats=0)
+@example(said=["FLAT", "LONG"], order=random.Random(0), doubtful={1}, repeats=0)
+@pytest.mark.guarantee(17)
+def test_g17_out_of_order_an_exit_closes_what_was_said_before_it_and_nothing_else(said, order, doubtful, repeats):
+    """However late, early, often and doubtful each comes: nothing that is held in the end was said before an exit."""
+
+    async def play():
+        world = World(SignalPolicy(on_flat="exit"))
+        holding = Holding(world, {f"s-{number}" for number in doubtful})
+        begun_ms = world.clock.now_ms()
+        sent = [
+            world.payload(side=side, signal_id=f"s-{number}", timestamp=begun_ms - 10_000 + 1_000 * number)
+            for number, side in enumerate(said)
+        ]
+        arriving = sent + sent[:repeats]
+        if order is not None:
+            order.shuffle(arriving)
+        for payload in arriving:
+            await world.gate.run(payload, holding)
+            await anyio.sleep(0.01)
+        await world.gate.resume(holding)
+        holding.settle()
+        await world.gate.resume(holding)
+        assert await world.gate.resume(holding) == []
+        exits = [payload["timestamp"] for payload in sent if payload["side"] == "FLAT"]
+        assert all(opened < closed for opened, closed in holding.closed)
+        assert holding.held is None or all(at_ms < holding.held.at_ms for at_ms in exits)
+
+    run_simulated(play)
+
+
+async def test_of_an_exit_and_an_entry_of_one_candle_the_later_arrival_counts():
+    """Both bear the time at which the candle closed."""
+    world = World(SignalPolicy(on_flat="exit"))
+    holding = Holding(world)
+    for side in ("LONG", "FLAT", "SHORT"):
+        await world.gate.run(world.payload(side=side), holding)
+    assert holding.held.side is SignalSide.SHORT
+    await world.gate.run(world.payload(side="FLAT", signal_id="again"), holding)
+    assert holding.held is None
+
+
+async def test_no_exit_is_left_out_because_another_one_runs_or_just_ran():
+    """The second was said after an entry that the first one did not close."""
+    world = World(SignalPolicy(on_flat="exit", content_interval_s=60))
+    holding, at_work, go_on = Holding(world), anyio.Event(), anyio.Event()
+
+    async def slowly(work):
+        result = await holding(work)
+        at_work.set()
+        await go_on.wait()
+        return result
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.gate.run, world.payload(side="FLAT", signal_id="a"), slowly)
+        await at_work.wait()
+        holding.held = read_signal(world.payload(), world.policy)
+        tasks.start_soon(world.gate.run, world.payload(side="FLAT", signal_id="b"), slowly)
+        await anyio.sleep(1)
+        assert holding.held is not None, "it waits for its turn"
+        go_on.set()
+    assert holding.held is None
+    assert world.record("b").state is SignalState.EXECUTED
+
+
+async def test_an_entry_that_was_put_off_and_that_an_exit_has_overtaken_sends_nothing():
+    """Whatever is older than the exit and comes later neither."""
+    world = World(SignalPolicy(on_flat="exit"))
+    holding, begun_ms = Holding(world), world.clock.now_ms()
+
+    async def not_now(work):
+        return Pending(note="there is no price", attempted=False)
+
+    await world.gate.run(world.payload(side="LONG", signal_id="in"), not_now)
+    await anyio.sleep(1)
+    await world.gate.run(world.payload(side="FLAT", signal_id="out"), holding)
+    await world.gate.resume(holding)
+    assert holding.held is None
+    assert world.record("in").reason is DropReason.STALE
+    await world.gate.run(world.payload(side="SHORT", signal_id="older", timestamp=begun_ms), holding)
+    assert world.record("older").reason is DropReason.SUPERSEDED
+
+
+async def test_without_exits_nothing_is_superseded_and_nothing_more_is_remembered(world):
+    for side in ("FLAT", "LONG", "SHORT"):
+        await world.run(side=side, timestamp=world.clock.now_ms() - (side == "LONG"))
+    assert len(world.works) == 2
+    assert "signal_contents" not in world.store._tables
 
 
 # --- Results ------------------------------------------------------------------------------------------------

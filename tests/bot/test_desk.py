@@ -15,6 +15,7 @@ from execsafe.bot.trades import PairClosed
 from execsafe.stores.memory import MemoryStore
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
+from execsafe.testing.faults import Fault
 from execsafe.testing.loop import virtual_backends
 from execsafe.testing.venue import NewOrder, SimVenue, linear
 
@@ -37,8 +38,8 @@ class World:
         self.policy = policy
         self.events = []
 
-    def desk(self):
-        adapter = SimAdapter(self.venue, clock=self.clock)
+    def desk(self, adapter_class=SimAdapter):
+        adapter = adapter_class(self.venue, clock=self.clock)
         return TradingDesk(
             adapter, self.store, self.policy, symbols=(BTC, ETH), listeners=[self.events.append], clock=self.clock
         )
@@ -108,6 +109,92 @@ async def test_a_close_decision_leaves_nothing(world):
         assert world.position() == 0
         assert world.venue.open_orders(BTC) == []
         assert isinstance(await desk.carry_out(Close(id="again", symbol=BTC)), execsafe.TradingDenied)
+
+
+# --- Flat signals ----------------------------------------------------------------------------------
+
+
+def exits_by_signal():
+    return World(attrs.evolve(POLICY, signals=execsafe.SignalPolicy(on_flat="exit")))
+
+
+class Blinking(SimAdapter):
+    """While it is blind, no order can be looked for."""
+
+    is_blind = False
+
+    async def look_up(self, lookup, order):
+        if self.is_blind:
+            raise execsafe.VenueUnavailable("blind")
+        return await super().look_up(lookup, order)
+
+
+def said(world, number, side, **changes):
+    return {"id": f"said-{number}", "symbol": BTC, "side": side, "timestamp": world.clock.now_ms(), **changes}
+
+
+async def test_a_flat_signal_closes_what_is_held_and_a_repeat_closes_nothing():
+    world = exits_by_signal()
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        out = said(world, 1, "FLAT")
+        closed = await desk.gate.run(out, desk.execute)
+        assert closed.result == signals.Executed(note="Exited")
+        assert world.position() == 0
+        assert world.venue.open_orders(BTC) == [], "neither the exit nor the stop is left"
+        await desk.carry_out(wish(2))
+        assert isinstance(await desk.gate.run(out, desk.execute), signals.Dropped)
+        assert world.position() == SIZE
+        nothing = await desk.gate.run(said(world, 2, "FLAT", symbol=ETH), desk.execute)
+        assert nothing.result == signals.Executed(note="nothing is held")
+
+
+async def test_on_paper_a_flat_signal_closes_nothing():
+    world = exits_by_signal()
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        desk.gate.mode = execsafe.ExecutionMode.PAPER
+        played = await desk.gate.run(said(world, 1, "FLAT"), desk.execute)
+        assert played.result.note == f"on paper: close {BTC}"
+        assert world.position() == SIZE
+
+
+async def test_a_flat_signal_waits_for_an_opening_in_doubt_and_closes_what_comes_of_it():
+    """The entry's answer is lost and its order cannot be looked for; when it turns up, it is closed."""
+    world = exits_by_signal()
+    world.policy = attrs.evolve(world.policy, gateway=execsafe.GatewayPolicy(request_timeout_s=1, patience_s=2))
+    async with world.desk(Blinking).running() as desk:
+        desk.adapter.plan.strike_next("create", Fault.DROP_REPLY)
+        desk.adapter.is_blind = True
+        opening = await desk.gate.run(said(world, 1, "LONG"), desk.execute)
+        assert isinstance(opening, signals.Unfinished)
+        assert world.position() == SIZE
+        waits = await desk.gate.run(said(world, 2, "FLAT"), desk.execute)
+        assert isinstance(waits, signals.Unfinished), waits
+        assert "has not ended" in waits.note
+        assert world.position() == SIZE
+        desk.adapter.is_blind = False
+        await anyio.sleep(60)
+        assert world.position() == 0
+        assert desk.position(BTC) is None
+        assert (await desk.gate.find("said-2")).state is signals.SignalState.EXECUTED
+
+
+async def test_an_entry_right_after_a_flat_signal_waits_until_that_has_closed_the_position():
+    """Nobody buys at first; then the position is turned around, although its entry came while it was still held."""
+    world = exits_by_signal()
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        world.venue.set_book(BTC, [], [(50_000, 100)])
+        held = await desk.gate.run(said(world, 1, "FLAT"), desk.execute)
+        assert isinstance(held, signals.Handled)
+        assert world.position() == SIZE
+        turned = await desk.gate.run(said(world, 2, "SHORT"), desk.execute)
+        assert isinstance(turned, signals.Unfinished), turned
+        assert "still being closed" in turned.note
+        world.venue.set_book(BTC, [(49_990, 100)], [(50_000, 100)])
+        await anyio.sleep(120)
+        assert world.position() < 0
 
 
 async def test_what_is_too_old_or_too_small_or_too_much_is_dropped_with_its_reason(world):

@@ -8,7 +8,7 @@ import pytest
 
 import execsafe
 from execsafe.bot import cli, config, rehearsal
-from execsafe.bot.desk import Leftover
+from execsafe.bot.leftover import Leftover
 from execsafe.bot.rehearsal import Difference, Rehearsal, RehearsalPolicy
 from execsafe.bot.runner import RunResult
 from execsafe.model.outcome import Operation

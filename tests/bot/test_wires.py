@@ -140,6 +140,48 @@ async def test_a_signal_that_comes_five_times_opens_one_protected_position_and_e
 
 
 @pytest.mark.anyio
+@pytest.mark.guarantee(17)
+@pytest.mark.row("S2-12", "S2-20", "S2-23")
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+async def test_g17_a_flat_signal_closes_the_position_and_what_was_said_before_it_opens_none(redis, load):
+    """Its levels go out when it has opened, and not for what was never opened."""
+    before_ms = round(time.time() * 1000) - 10_000
+    async with Playing(load(change=('events = "events"', 'levels = "levels"'))) as bot:
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(1, at_ms=before_ms), "trace_id", "t-1", "regime", "calm")
+        await until(bot.has_stop, "a protected position")
+        await until(lambda: is_done(redis, of=1), "the entry is done with")
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(2, side="FLAT"))
+        await until(lambda: bot.held() == 0, "it is closed")
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(3, at_ms=before_ms + 1))
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(4, side="FLAT", at_ms=before_ms - 1))
+        await until(lambda: is_done(redis, of=4), "all is done with")
+        assert bot.held() == 0
+    assert bot.result.leftover.is_nothing
+    assert bot.venue.open_orders(SYMBOL) == []
+    [entry] = [order for order in bot.entries() if order.side is execsafe.Side.BUY]
+    async with execsafe.open_bus(redis.url("bot:")) as bus:
+        [message] = await bus.read("levels", "test", "1", limit=9)
+    levels = read_envelope(message.fields)
+    assert (levels.event_type, levels.unit, levels.trace_id) == ("adaptive_levels", "fraction", "t-1")
+    payload = levels.payload.thaw()
+    assert (payload["symbol"], payload["order_id"]) == (SYMBOL, entry.venue_order_id)
+    assert payload["ilf_metadata"]["regime"] == "calm"
+    assert set(payload["adaptive_levels"]) == {"tp1", "tp2", "tp3", "sl", "LSF", "harvest_scheme", "avg_pnl_last_20"}
+
+
+@pytest.mark.anyio
+@pytest.mark.row("S2-12")
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+async def test_where_flat_closes_nothing_it_is_dropped(redis, load):
+    async with Playing(load(change=('events = "events"', "flat_closes = false"))) as bot:
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(1))
+        await until(bot.has_stop, "a protected position")
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(2, side="FLAT"))
+        await until(lambda: is_done(redis, of=2), "both are done with")
+        assert bot.held() > 0
+
+
+@pytest.mark.anyio
 @pytest.mark.guarantee(12)
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 async def test_g12_a_bus_that_goes_away_and_comes_back_ends_nothing(redis, load, caplog):
@@ -193,7 +235,15 @@ def test_g16_whatever_the_environment_gives_for_a_url_is_not_shown(url, tmp_path
 
 
 @pytest.mark.parametrize(
-    "line", ['group = "a\\nb"', 'signals = "a\\tb"', 'events = "a\\nb"', 'events = "x"\nsignals = "x"']
+    "line",
+    [
+        'group = "a\\nb"',
+        'signals = "a\\tb"',
+        'events = "a\\nb"',
+        'events = "x"\nsignals = "x"',
+        'levels = "trade.intent"',
+        'events = "x"\nlevels = "x"',
+    ],
 )
 def test_topics_and_groups_that_cannot_work_are_refused(line, load):
     with pytest.raises(execsafe.InvalidInput):

@@ -9,7 +9,16 @@ import pytest
 
 from execsafe.buses import BusDepth
 from execsafe.buses.memory import MemoryBus
-from execsafe.buses.publishing import ConfirmedOrder, EventRelay, LevelsFacts, LevelsPublisher, preview_id
+from execsafe.buses.publishing import (
+    LEVELS_TOPIC,
+    ConfirmedOrder,
+    EventRelay,
+    LevelsFacts,
+    LevelsPublisher,
+    LevelsRelay,
+    levels_event,
+    preview_id,
+)
 from execsafe.core import transitions
 from execsafe.core.payloads import read_envelope
 from execsafe.errors import CapacityExceeded, InvalidInput
@@ -145,6 +154,27 @@ async def test_previews_go_to_a_topic_of_their_own_under_unique_ids(bus):
 
 
 # --- The outbox ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("S2-20", "S2-21")
+async def test_levels_in_the_outbox_go_out_once_among_whatever_else_happened(bus):
+    """As the publisher publishes them; a signal without a trace leaves the position's id."""
+    store = MemoryStore()
+    await store.open()
+    order = ConfirmedOrder.of(record_of(1, OrderStatus.OPEN))
+    told = [
+        levels_event(order, facts, subject="position-1", at_ms=1_700_000_000_000)
+        for facts in (FACTS, attrs.evolve(FACTS, trace_id=""))
+    ]
+    other = Event(type=EventType.ORDER_FILL, at_ms=1, subject="s")
+    await store.commit(Batch(now_ms=1, events=(*[other] * 150, told[0], *[other] * 150, told[1])))
+    assert await LevelsRelay(store, bus).relay() == 2
+    assert await LevelsRelay(store, bus).relay() == 0
+    await LevelsPublisher(bus, clock=VirtualClock()).publish(order, FACTS)
+    first, second, published = [read_envelope(m.fields) for m in await bus.read(LEVELS_TOPIC, "g", "1", limit=9)]
+    assert attrs.evolve(first, at_ms=0) == attrs.evolve(published, at_ms=0)
+    assert second.trace_id == "position-1"
+    assert first.at_ms == 1_700_000_000_000
 
 
 async def test_the_outbox_reaches_the_bus_in_order_and_survives_a_bus_that_fails(bus):

@@ -29,8 +29,10 @@ from execsafe.core.signals import (
     decide,
     decide_content,
     event_time_text,
+    is_superseded,
     parse_event_time,
     parse_side,
+    said_at_ms,
 )
 from execsafe.errors import InvalidInput, InvalidTimestamp
 from execsafe.model.signal import Envelope, ExecutionMode, Signal, SignalSide
@@ -363,14 +365,51 @@ def test_every_drop_has_its_reason(changes, policy, reason):
 
 
 @pytest.mark.guarantee(17)
-def test_g17_an_exit_is_never_too_old_nor_from_the_future():
+def test_g17_an_exit_is_executed_when_it_is_old_or_from_the_future():
     exits = SignalPolicy(on_flat=OnFlat.EXIT)
-    for age in (-(10**9), 0, 10**9):
+    for age in (-(10**9), 0, 5 * 10**8):
         assert decide(signal(side="flat"), NOW_MS + age, exits) == Accept(fresh_until_ms=None)
     unreadable = read_signal({**PAYLOAD, "side": "flat", "timestamp": "?"}, exits)
     assert isinstance(unreadable, Signal)
     assert isinstance(read_signal({**PAYLOAD, "side": "flat", "timestamp": "?", "trace_id": ""}, exits), DeadLetter)
     assert isinstance(read_signal({**PAYLOAD, "timestamp": "?"}, exits), DeadLetter)
+
+
+@pytest.mark.guarantee(14)
+@pytest.mark.parametrize(("at_ms", "published_at_ms"), [(NOW_MS, None), (NOW_MS, NOW_MS), (2 * NOW_MS, NOW_MS)])
+def test_g14_an_exit_that_may_have_been_executed_and_forgotten_is_for_somebody_to_look_at(at_ms, published_at_ms):
+    """Repeated from a stream that keeps everything, it would close what was opened since."""
+    exits = SignalPolicy(on_flat=OnFlat.EXIT, retention_s=1_000, delivery_delay_s=0)
+    sent = signal(side="flat", at_ms=at_ms)
+    last = decide(sent, NOW_MS + 995_000, exits, published_at_ms=published_at_ms)
+    assert last == Accept(fresh_until_ms=None)
+    later = decide(sent, NOW_MS + 995_001, exits, published_at_ms=published_at_ms)
+    assert isinstance(later, DeadLetter)
+    assert later.reason is DropReason.STALE
+
+
+def test_a_sender_whose_clock_is_years_behind_may_still_close_what_it_opened():
+    exits = SignalPolicy(on_flat=OnFlat.EXIT)
+    assert decide(signal(side="flat", at_ms=1), NOW_MS, exits, published_at_ms=NOW_MS) == Accept(fresh_until_ms=None)
+
+
+@pytest.mark.parametrize(
+    ("side", "said_ms", "is_undone"),
+    [
+        ("long", 9, True), ("short", 9, True), ("long", 10, False),  # an exit was said at 10
+        ("flat", 19, True), ("flat", 20, False),  # an entry was said at 20, another one at 5
+    ],
+)  # fmt: skip
+def test_what_was_said_before_what_it_would_undo_is_superseded(side, said_ms, is_undone):
+    latest = {SignalSide.FLAT: 10, SignalSide.LONG: 20, SignalSide.SHORT: 5}
+    assert is_superseded(SignalSide(side), said_ms, latest) is is_undone
+
+
+def test_a_time_ahead_or_unknown_counts_as_the_moment_of_receipt():
+    """A flat signal from next year would otherwise refuse every entry until then."""
+    assert said_at_ms(signal(), NOW_MS + 1) == NOW_MS
+    assert said_at_ms(signal(), NOW_MS - 1) == NOW_MS - 1
+    assert said_at_ms(signal(at_ms=0), NOW_MS) == NOW_MS
 
 
 @pytest.mark.row("S2-11", "D-03")

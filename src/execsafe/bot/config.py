@@ -174,7 +174,9 @@ class BusConfig:
         symbols: the senders' names of symbols, and what they are under ``[strategy]``. Those names are known as well;
             a signal for any other symbol is a dead letter.
         buy_is_long: whether BUY and SELL are taken for LONG and SHORT. Off, as SELL may mean "close the long".
+        flat_closes: whether FLAT closes what is held in the symbol, whoever opened it.
         events: the topic to which everything that happens is published; empty: nothing is.
+        levels: the topic to which targets and stop of each position that opens are published; empty: they are not.
     """
 
     url: str = attrs.field(default="", repr=False)
@@ -182,15 +184,19 @@ class BusConfig:
     group: str = ""
     symbols: dict[str, str] = attrs.Factory(dict)
     buy_is_long: bool = False
+    flat_closes: bool = True
     events: str = ""
+    levels: str = ""
 
     def __attrs_post_init__(self) -> None:
         """Refuse names that no bus takes, and a bot that hears itself."""
-        for name, what in ((self.signals, "signals"), (self.group, "group"), (self.events, "events")):
-            if name:
-                check_name(name, what)
-        if self.events and self.events == self.signals:
-            raise execsafe.InvalidInput("bus: events must not be published to the topic of the signals")
+        if self.group:
+            check_name(self.group, "group")
+        topics = [name for name in (self.signals, self.events, self.levels) if name]
+        for name in topics:
+            check_name(name, "topic")
+        if len(set(topics)) < len(topics):
+            raise execsafe.InvalidInput("bus: signals, events and levels need a topic each")
 
 
 @attrs.frozen(kw_only=True)

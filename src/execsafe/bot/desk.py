@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
-import attrs
 
 import execsafe
 from execsafe import exits, signals
 from execsafe.bot import waiting
+from execsafe.bot.closings import Closings
 from execsafe.bot.lease import DeskLease
+from execsafe.bot.leftover import Leftover, leftover_of
 from execsafe.bot.openings import Openings
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Close, Decision, Open, TradePair
@@ -34,19 +35,6 @@ _Loop: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 Came: TypeAlias = signals.SignalOutcome | TradeResult | exits.ExitResult | execsafe.ExecsafeError
 """What a decision came to. An error says that nothing was sent."""
-
-
-@attrs.frozen(kw_only=True)
-class Leftover:
-    """What a stop could not end: positions that are open, and orders nobody knows the outcome of."""
-
-    positions: tuple[execsafe.Position, ...] = ()
-    in_doubt: tuple[execsafe.IntentRecord, ...] = ()
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether the account is flat and everything is known."""
-        return not self.positions and not self.in_doubt
 
 
 class TradingDesk:
@@ -178,14 +166,18 @@ class TradingDesk:
             stops=self.protection,
             prices=self.prices,
             clock=self.clock,
+            tell=self.registry.tell,
             interval_s=p.targets_s,
         )
+        self.closings: Closings = Closings(exits_=self.exits, opener=self.opener, book=self.book, account=p.account)
         self.openings: Openings = Openings(
             gate=self.gate,
+            registry=self.registry,
             opener=self.opener,
             book=self.book,
             prices=self.prices,
             harvester=self.harvester,
+            closings=self.closings,
             instrument=self.instrument,
             policy=p,
             clock=self.clock,
@@ -194,7 +186,7 @@ class TradingDesk:
             gate=self.gate, hedger=self.hedger, exits_=self.exits, book=self.book, policy=p, clock=self.clock
         )
         self.handler: signals.SignalHandler = self.openings.handle
-        """Who goes on with signals that are unfinished; set it to a ``Wave`` that lets through what is needed only."""
+        """Who goes on with openings that are unfinished; set it to a ``Wave`` that lets through what is needed only."""
 
     # --- what a strategy may look at -------------------------------------------------------------
 
@@ -317,12 +309,7 @@ class TradingDesk:
             await self._close_store()
 
     async def _recorded(self) -> Leftover:
-        records = await self.registry.open_records(self.policy.account)
-        doubt = {execsafe.IntentState.SENDING, execsafe.IntentState.IN_DOUBT, execsafe.IntentState.UNRESOLVED}
-        return Leftover(
-            positions=self.book.open_positions(self.policy.account),
-            in_doubt=tuple(record for record in records if record.state in doubt),
-        )
+        return await leftover_of(self.registry, self.book, self.policy.account)
 
     async def _close_store(self) -> None:
         if not self._lease.is_store_in_use:
@@ -397,7 +384,7 @@ class TradingDesk:
 
     async def _resume_signals(self) -> None:
         if self._is_ready:  # before the barrier and after a stop none of their entries would pass
-            await self.gate.resume(self.handler)
+            await self.gate.resume(self.execute)
 
     async def _ask_again(self) -> None:
         """A venue that could not be asked at the start is asked until it answers: only that ends the restriction."""
@@ -405,6 +392,11 @@ class TradingDesk:
             self._venue_answers = await self.safety.self_check(self.reader)
 
     # --- decisions -------------------------------------------------------------------------------
+
+    async def execute(self, work: signals.SignalWork) -> signals.SignalResult:
+        """Execute a signal that has passed the gate, whoever said it: the handler of every consumer."""
+        is_exit = work.signal.side is execsafe.SignalSide.FLAT
+        return await (self.closings.handle(work) if is_exit else self.handler(work))
 
     async def carry_out(self, decision: Decision, *, decided_at_ms: int | None = None) -> Came:
         """Do what was decided, once, however often it is said; return what it came to.
@@ -421,17 +413,10 @@ class TradingDesk:
                 case TradePair():
                     return await self.trades.run(decision, at_ms)
                 case Close():
-                    return await self._close(decision)
+                    return await self.closings.close(decision.symbol)
         except execsafe.ExecsafeError as error:
             _log.warning("%s: %s", decision.id, error)
             return error
-
-    async def _close(self, decision: Close) -> Came:
-        await self.book.catch_up()
-        position = self.position(decision.symbol)
-        if position is None:
-            return execsafe.TradingDenied(f"{decision.symbol}: nothing is held", reason="flat")
-        return await self.exits.exit(position.key, exits.ExitReason.TTL)
 
 
 async def _or_later(step: Callable[[], Awaitable[object]]) -> bool:

@@ -13,15 +13,16 @@ import anyio
 import execsafe
 from execsafe import pretrade
 from execsafe.bot.config import BotConfig, RiskConfig, credentials
-from execsafe.bot.desk import Leftover, TradingDesk
+from execsafe.bot.desk import TradingDesk
 from execsafe.bot.feed import Feed, SilentFeed, VenueFeed
+from execsafe.bot.leftover import Leftover
 from execsafe.bot.listening import Listening
 from execsafe.bot.monitoring import Monitoring
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, RunResult, make_strategy
 from execsafe.bot.strategy import Strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
-from execsafe.bot.wires import Wires, forget_events, signal_policy
+from execsafe.bot.wires import Wires, forget_unpublished, signal_policy
 from execsafe.buses import ManagedBus
 from execsafe.core.safety import is_auth
 from execsafe.model.instrument import is_contract
@@ -185,8 +186,7 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
         monitoring = Monitoring(config.run)
         desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners))
         monitoring.watch(desk)
-        if bus is None or not config.bus.events:
-            forget_events(desk)
+        forget_unpublished(desk, config.bus)
         feed = _feed(config, strategy, exchange)
         wires = None if bus is None else Wires(bus, config.bus, desk, group=config.group)
         runner = Runner(desk, strategy, feed, beside=None if wires is None else wires.listen)

@@ -9,9 +9,11 @@ from typing import Final
 
 import execsafe
 from execsafe import protection, signals, sizing
+from execsafe.bot.closings import Closings
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Open
 from execsafe.bot.targets import Harvester
+from execsafe.buses.publishing import ConfirmedOrder, LevelsFacts, levels_event
 from execsafe.signals import SignalResult, SignalWork
 
 _BPS: Final = Decimal(10_000)
@@ -24,19 +26,23 @@ class Openings:
         self,
         *,
         gate: execsafe.SignalGate,
+        registry: execsafe.IntentRegistry,
         opener: execsafe.PositionOpener,
         book: execsafe.PositionBook,
         prices: execsafe.PriceBoard,
         harvester: Harvester,
+        closings: Closings,
         instrument: Callable[[str], execsafe.Instrument],
         policy: DeskPolicy,
         clock: execsafe.Clock,
     ) -> None:
         self._gate = gate
+        self._registry = registry
         self._opener = opener
         self._book = book
         self._prices = prices
         self._harvester = harvester
+        self._closings = closings
         self._instrument = instrument
         self._policy = policy
         self._clock = clock
@@ -69,6 +75,8 @@ class Openings:
             if work.is_late(self._clock.now_ms()):
                 return signals.Refused(reason=execsafe.DropReason.STALE, note="too old before anything was sent")
             await self._book.catch_up()
+            if self._closings.is_closing(symbol):
+                return signals.Pending(note="what is held is still being closed", attempted=False)
             if not self._has_room(symbol):
                 note = f"{self._policy.positions_max} positions are open or opening"
                 return signals.Refused(reason=execsafe.DropReason.RISK, note=note)
@@ -144,7 +152,8 @@ class Openings:
         match await self._opener.open(plan):
             case protection.Active(position=position):
                 levels = self._levels_of(work.signal, position.side)
-                await self._harvester.follow(position, levels, self._instrument(position.symbol))
+                told = await self._told(work, plan, position, levels)
+                await self._harvester.follow(position, levels, self._instrument(position.symbol), *told)
                 return signals.Executed(note=position.position_id)
             case protection.RolledBack(opening=opening) if opening.state is protection.OpeningState.ACTIVE:
                 return signals.Executed(note="closed since")
@@ -158,6 +167,25 @@ class Openings:
                 return signals.Refused(reason=_reason(error), note=reason)
             case protection.EntryUnknown(reason=reason):
                 return signals.Pending(note=reason)
+
+    async def _told(
+        self, work: SignalWork, plan: protection.EntryPlan, position: execsafe.Position, levels: execsafe.Levels
+    ) -> list[execsafe.Event]:
+        """The levels for whoever wants to know them. The entry's record says to which order they belong."""
+        signal, intent = work.signal, plan.intent()
+        entry = await self._registry.find(intent.key, account=intent.account, leg=intent.leg)
+        if entry is None:
+            return []
+        facts = LevelsFacts(
+            levels=levels.to_payload(),
+            unit="fraction",
+            trace_id=signal.trace_id,
+            leverage=Decimal(self._policy.leverage),
+            volatility_factor=signal.volatility_factor,
+            ilf=signal.ilf_metadata,
+        )
+        order, now_ms = ConfirmedOrder.of(entry), self._clock.now_ms()
+        return [levels_event(order, facts, subject=position.position_id, at_ms=now_ms)]
 
 
 def _reason(error: BaseException | None) -> execsafe.DropReason:

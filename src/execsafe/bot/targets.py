@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 import anyio
@@ -75,6 +75,7 @@ class Harvester:
         stops: execsafe.ProtectionManager,
         prices: execsafe.PriceBoard,
         clock: execsafe.Clock,
+        tell: Callable[[Sequence[execsafe.Event]], None],
         interval_s: float = 0.5,
     ) -> None:
         self._store = store
@@ -83,6 +84,7 @@ class Harvester:
         self._stops = stops
         self._prices = prices
         self._clock = clock
+        self._tell = tell
         self._interval_s = interval_s
         self._known: dict[str, tuple[Targets, int]] = {}
 
@@ -97,9 +99,13 @@ class Harvester:
         return self._known[position_id][0] if position_id in self._known else None
 
     async def follow(
-        self, position: execsafe.Position, levels: execsafe.Levels, instrument: execsafe.Instrument
+        self,
+        position: execsafe.Position,
+        levels: execsafe.Levels,
+        instrument: execsafe.Instrument,
+        *events: execsafe.Event,
     ) -> None:
-        """Write the targets of a new position down; again for the same position, nothing changes."""
+        """Write the targets of a new position down, and *events* with them; a second time nothing changes."""
         if position.position_id in self._known or position.entry_price is None:
             return
         prices = levels.prices(position.side, position.entry_price, instrument)
@@ -112,7 +118,8 @@ class Harvester:
                 side=position.side,
                 legs=plan.legs,
                 levels=(*prices.targets, prices.sl),
-            )
+            ),
+            *events,
         )
 
     async def run(self) -> None:
@@ -141,7 +148,7 @@ class Harvester:
         await self._exits.exit(targets.key, exits.ExitReason.TAKE_PROFIT, quantity=min(quantity, position.quantity))
         await self._stops.resume(targets.key)
 
-    async def _save(self, targets: Targets) -> None:
+    async def _save(self, targets: Targets, *events: execsafe.Event) -> None:
         now_ms = self._clock.now_ms()
         version = self._known[targets.position_id][1] if targets.position_id in self._known else 0
         put = Put(
@@ -152,8 +159,10 @@ class Harvester:
             is_open=targets.is_open,
             ended_at_ms=None if targets.is_open else now_ms,
         )
-        await commit_shielded(self._store, Batch(now_ms=now_ms, puts=(put,)), timeout_s=_STORE_TIMEOUT_S)
+        batch = Batch(now_ms=now_ms, puts=(put,), events=events)
+        await commit_shielded(self._store, batch, timeout_s=_STORE_TIMEOUT_S)
         if targets.is_open:
             self._known[targets.position_id] = targets, version + 1
         else:
             self._known.pop(targets.position_id, None)
+        self._tell(events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Final
 
@@ -12,17 +13,18 @@ import execsafe
 from execsafe.bot.config import BusConfig
 from execsafe.bot.desk import TradingDesk
 from execsafe.buses import ManagedBus
-from execsafe.buses.publishing import EventRelay
+from execsafe.buses.publishing import EventRelay, LevelsRelay
 from execsafe.buses.surviving import survived
 from execsafe.core.backoff import Backoff
-from execsafe.core.signals import SIDE_ALIASES
-from execsafe.signals import SignalResult, SignalWork
+from execsafe.core.signals import SIDE_ALIASES, OnFlat
 
 _log = logging.getLogger("execsafe.bot.wires")
 _PAUSES: Final = Backoff(base_s=0.5, cap_s=30.0, jitter=0.0, max_attempts=None)
 _RELAY_S: Final = 1.0
 _LAST_S: Final = 2.0
-_CURSOR: Final = "bot events"  # whatever the topic is called
+# Cursors, whatever their topics are called.
+_EVENTS: Final = "bot events"
+_LEVELS: Final = "bot levels"
 
 
 def signal_policy(config: BusConfig, symbols: tuple[str, ...], policy: execsafe.SignalPolicy) -> execsafe.SignalPolicy:
@@ -30,16 +32,23 @@ def signal_policy(config: BusConfig, symbols: tuple[str, ...], policy: execsafe.
     if not config.url:
         return policy
     known = {symbol: symbol for symbol in symbols} | config.symbols
-    return attrs.evolve(policy, symbols=known, side_aliases=SIDE_ALIASES if config.buy_is_long else {})
+    return attrs.evolve(
+        policy,
+        symbols=known,
+        side_aliases=SIDE_ALIASES if config.buy_is_long else {},
+        on_flat=OnFlat.EXIT if config.flat_closes else OnFlat.SKIP,
+    )
 
 
-def forget_events(desk: TradingDesk) -> None:
-    """No events are published any more: what an earlier run left unpublished no longer has to be kept."""
+def forget_unpublished(desk: TradingDesk, config: BusConfig) -> None:
+    """Keep nothing back for topics to which nothing is published any more."""
+    for cursor, topic in ((_EVENTS, config.events), (_LEVELS, config.levels)):
+        if not (config.url and topic):
+            desk.beside.append(functools.partial(_forget, desk.store, cursor))
 
-    async def forget() -> None:
-        await survived(lambda: desk.store.delete_cursor(_CURSOR), "forgetting what was to be published", log=_log)
 
-    desk.beside.append(forget)
+async def _forget(store: execsafe.Store, cursor: str) -> None:
+    await survived(lambda: store.delete_cursor(cursor), "forgetting what was to be published", log=_log)
 
 
 class Wires:
@@ -61,11 +70,12 @@ class Wires:
         self._listens = bool(config.signals)
         self._turn = anyio.Lock()
         self.consumer: execsafe.SignalConsumer = execsafe.SignalConsumer(
-            bus, desk.gate, self._handle, topic=config.signals, group=group
+            bus, desk.gate, desk.execute, topic=config.signals, group=group
         )
-        self._relay = EventRelay(desk.store, bus, topic=config.events, name=_CURSOR)
         if config.events:
-            desk.beside.append(self._tell)
+            self._publish(EventRelay(desk.store, bus, topic=config.events, name=_EVENTS))
+        if config.levels:
+            self._publish(LevelsRelay(desk.store, bus, topic=config.levels, name=_LEVELS))
 
     async def listen(self) -> None:
         """Have signals executed, until cancelled: what is under way then is gone on with by the next run."""
@@ -73,18 +83,21 @@ class Wires:
             await self._reach()
             await self.consumer.run()
 
-    async def _tell(self) -> None:
+    def _publish(self, relay: EventRelay) -> None:
+        self._desk.beside.append(functools.partial(self._tell, relay))
+
+    async def _tell(self, relay: EventRelay) -> None:
         await self._reach()
         try:
             failures = 0
             while True:
-                is_done = await survived(self._relay.relay, "publishing events", log=_log)
+                is_done = await survived(relay.relay, f"publishing {relay.topic}", log=_log)
                 failures = 0 if is_done else failures + 1
                 await anyio.sleep(_RELAY_S if is_done else _PAUSES.envelope_ms(failures) / 1_000)
         finally:
             # What the end itself brought. What cannot be published now stays in the store for the next run.
             with anyio.move_on_after(_LAST_S, shield=True):
-                await survived(self._relay.relay, "publishing the last events", log=_log)
+                await survived(relay.relay, f"publishing the last {relay.topic}", log=_log)
 
     async def _reach(self) -> None:
         tries = 0
@@ -92,6 +105,3 @@ class Wires:
             while not await survived(self._bus.open, "reaching the bus", log=_log):
                 tries += 1
                 await anyio.sleep(_PAUSES.envelope_ms(tries) / 1_000)
-
-    async def _handle(self, work: SignalWork) -> SignalResult:
-        return await self._desk.handler(work)  # whoever that is by then

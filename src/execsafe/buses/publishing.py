@@ -90,6 +90,23 @@ class LevelsFacts:
         }
 
 
+def levels_event(order: ConfirmedOrder, facts: LevelsFacts, *, subject: str, at_ms: int) -> Event:
+    """The levels of a position as an event, for a :class:`LevelsRelay`: once it is committed, they go out.
+
+    *subject* is the position's id, *at_ms* when they were computed.
+    """
+    known = {"trace_id": facts.trace_id, "unit": facts.unit}
+    return Event(
+        type=EventType.LEVELS_COMPUTED,
+        at_ms=at_ms,
+        subject=subject,
+        symbol=order.symbol,
+        venue_order_id=order.order_id,
+        quantity=order.filled_quantity,
+        details={**facts.payload(order.symbol, order.order_id), **known},
+    )
+
+
 def preview_id(symbol: str, facts: LevelsFacts) -> PreviewId:
     """Identity of a preview: a pure function of what was computed, so that no two different ones share it."""
     digest = fingerprint_of({"trace": facts.trace_id, "unit": facts.unit, **facts.payload(symbol, "")})
@@ -175,12 +192,12 @@ class EventRelay:
     ) -> None:
         self._store = store
         self._bus = bus
-        self._topic = topic
+        self.topic: str = topic
         self._cursor = f"relay:{topic}" if name is None else name
         self._source = source
 
     async def relay(self) -> int:
-        """Publish what is new; how many events that were.
+        """Publish what is new; how many messages that were.
 
         Raises whatever the store or the bus raises: what was not published stays in the outbox for the next call.
         """
@@ -191,9 +208,11 @@ class EventRelay:
             published = cursor
             try:
                 for stored in events:
-                    await self._bus.publish(self._topic, self._fields(stored.seq, stored.event))
+                    fields = self.message(stored.seq, stored.event)
+                    if fields is not None:
+                        await self._bus.publish(self.topic, fields)
+                        count += 1
                     published = stored.seq
-                    count += 1
             finally:
                 # After the publication: a crash in between repeats some events, and loses none.
                 if published > cursor:
@@ -202,7 +221,8 @@ class EventRelay:
             if len(events) < _RELAY_BATCH:
                 return count
 
-    def _fields(self, seq: int, event: Event) -> Mapping[str, Any]:
+    def message(self, seq: int, event: Event) -> Mapping[str, Any] | None:
+        """What is published of an event; None: nothing."""
         facts = {
             "seq": seq,
             "subject": event.subject,
@@ -227,3 +247,37 @@ class EventRelay:
             source=self._source,
         )
         return envelope_fields(envelope)
+
+
+class LevelsRelay(EventRelay):
+    """Carries the levels of positions from the store's outbox to a bus, as :class:`LevelsPublisher` would.
+
+    Args:
+        store: whose positions'.
+        bus: where to.
+        topic: the topic.
+        name: of its cursor; ``levels:{topic}`` unless given. See :class:`EventRelay`.
+        source: who says it.
+    """
+
+    def __init__(
+        self, store: Store, bus: Bus, *, topic: str = LEVELS_TOPIC, name: str | None = None, source: str = "execsafe"
+    ) -> None:
+        super().__init__(store, bus, topic=topic, name=f"levels:{topic}" if name is None else name, source=source)
+
+    def message(self, seq: int, event: Event) -> Mapping[str, Any] | None:  # noqa: ARG002 - the order is enough
+        """The envelope of the levels in a ``levels_computed``; None for every other event."""
+        if event.type is not EventType.LEVELS_COMPUTED:
+            return None
+        payload = event.details.thaw()
+        trace_id, unit = payload.pop("trace_id", ""), payload.pop("unit", "")
+        return envelope_fields(
+            Envelope(
+                event_type="adaptive_levels",
+                payload=Params.of(payload),
+                trace_id=trace_id or event.subject,
+                at_ms=event.at_ms,
+                source=self._source,
+                unit=unit,
+            )
+        )

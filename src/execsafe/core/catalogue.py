@@ -50,6 +50,9 @@ _STOP: Final = ("account", "side", "state", "held", "exposed_ms", "exposed_total
 _ENTRY: Final = ("account", "side", "state")
 _POSITION: Final = ("account", "side", "realized", "before")
 _SIGNAL: Final = ("side", "source", "trace_id")
+_LEVELS: Final = (
+    "symbol", "order_id", "leverage", "volatility_factor", "adaptive_levels", "ilf_metadata", "trace_id", "unit",
+)  # fmt: skip
 _HEDGE_END: Final = ("verdict", "legs")
 
 _ORDERS: Final = {
@@ -154,7 +157,7 @@ _INPUTS: Final = {
         _D, "Prices are no longer trusted.", ("symbol_count",), ("MD_PORTFOLIO_CACHE_INVALIDATE",)
     ),
     _T.PRICES_STALE: Entry(_W, "A price is too old and could not be refreshed.", ("age_ms",), ("ticker error",)),
-    _T.LEVELS_COMPUTED: Entry(_D, "Targets and stop of a position were computed."),
+    _T.LEVELS_COMPUTED: Entry(_D, "Targets and stop of a position were computed.", _LEVELS),
     _T.LEVELS_PUBLISHED: Entry(_I, "The levels of a real position were published.", (), ("publish",)),
     _T.SIZE_REJECTED: Entry(_W, "No size fits between the limits."),
 }

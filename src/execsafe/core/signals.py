@@ -147,7 +147,7 @@ class OnFlat(Word):
     """What a flat signal means."""
 
     SKIP = "skip"
-    EXIT = "exit"  # handed on as an exit; exits are never too old
+    EXIT = "exit"  # handed on as an exit, however old it is, as long as a repeat of it would be recognised
 
 
 def _aliases(value: Mapping[str, SignalSide | str]) -> Mapping[str, SignalSide]:
@@ -168,14 +168,17 @@ class SignalPolicy:
         max_future_skew_s: how far a signal's time may be ahead of our clock, and of the bus's. 5 s: far above the
             error of a synchronised clock, far below a mistaken unit or time zone.
         on_future: what becomes of those further ahead. REJECT.
-        on_flat: whether a flat signal is an exit. SKIP, as in the seed.
+        on_flat: whether a flat signal is an exit. SKIP, as in the seed. With EXIT it counts which was said later, not
+            which came later: an entry that is older than an exit is not sent, and an exit does not close what a later
+            signal opened.
         delivery_delay_s: longest time between receipt and the end of execution, redelivery after a crash included.
             It only lengthens how long a signal must be remembered. 600 s.
-        retention_s: for how long the store keeps what ended: no longer than the retention of whoever calls
+        retention_s: for how long the store keeps what ended, and how old an exit may be at most: no longer than the
+            retention of whoever calls
             ``Store.purge`` (``IntentRegistry``'s is a week, as here). Refused if shorter than age + skew + delay: a
             repeat could outlive its record and be executed again.
         content_interval_s: least time between two accepted signals with the same symbol and side, whatever their
-            ids. 0: they only exclude each other while in flight.
+            ids; exits are never too soon. 0: they only exclude each other while in flight.
         side_aliases: further words for sides (:data:`SIDE_ALIASES`). None: strict.
         size_unit: whether ``position_size_usd`` is notional or margin. NOTIONAL, as the seed used it.
         symbols: the sender's symbols to unified ones; a symbol that is not in it is refused. None: taken as sent.
@@ -217,6 +220,11 @@ class SignalPolicy:
         return _ms(self.max_future_skew_s)
 
     @property
+    def exit_age_max_ms(self) -> int:
+        """How old an exit may be: up to this age the store still knows whether it was executed."""
+        return _ms(self.retention_s) - self.max_future_skew_ms
+
+    @property
     def content_interval_ms(self) -> int:
         """:attr:`content_interval_s` in milliseconds."""
         return _ms(self.content_interval_s)
@@ -241,6 +249,7 @@ class DropReason(enum.StrEnum):
     DUPLICATE = "duplicate"  # this id was handled before
     IN_FLIGHT = "in_flight"  # another signal for the same symbol and side is being executed
     TOO_SOON = "too_soon"  # content_interval_s
+    SUPERSEDED = "superseded"  # a signal that was said later wants the symbol otherwise
     # to the dead letters: somebody has to look
     MALFORMED = "malformed"
     INVALID_TIMESTAMP = "invalid_timestamp"
@@ -341,8 +350,18 @@ def decide(
     if mode is ExecutionMode.DRAIN:
         return Drop(reason=DropReason.DRAIN, note=f"age {age_ms(signal, now_ms)} ms")
     if signal.side is SignalSide.FLAT:
-        return Accept(fresh_until_ms=None)
+        return _decide_exit(signal, now_ms, policy, published_at_ms)
     return _decide_entry(signal, now_ms, policy, published_at_ms)
+
+
+def _decide_exit(signal: Signal, now_ms: int, policy: SignalPolicy, published_at_ms: int | None) -> Decision:
+    # The bus's clock where there is one: a sender whose clock is wrong may still close its position.
+    since_ms = signal.at_ms if published_at_ms is None else published_at_ms
+    age = now_ms - since_ms
+    if since_ms > 0 and age > policy.exit_age_max_ms:
+        note = f"age {age} ms: it may have been executed, and forgotten since"
+        return DeadLetter(reason=DropReason.STALE, note=note)
+    return Accept(fresh_until_ms=None)
 
 
 def _decide_entry(signal: Signal, now_ms: int, policy: SignalPolicy, published_at_ms: int | None) -> Decision:
@@ -357,6 +376,35 @@ def _decide_entry(signal: Signal, now_ms: int, policy: SignalPolicy, published_a
         age = now_ms - until_ms + policy.max_age_ms
         return Drop(reason=DropReason.STALE, note=f"age {age} ms, at most {policy.max_age_ms} ms are allowed")
     return Accept(fresh_until_ms=until_ms)
+
+
+def said_at_ms(signal: Signal, received_at_ms: int) -> int:
+    """When it was said, as far as that counts for which of two was said later; never later than it was received."""
+    return min(signal.at_ms, received_at_ms) if signal.at_ms > 0 else received_at_ms
+
+
+UNDONE_BY: Final[Mapping[SignalSide, tuple[SignalSide, ...]]] = MappingProxyType(
+    {
+        SignalSide.LONG: (SignalSide.FLAT,),
+        SignalSide.SHORT: (SignalSide.FLAT,),
+        SignalSide.FLAT: (SignalSide.LONG, SignalSide.SHORT),
+        SignalSide.HOLD: (),
+    }
+)
+"""Which signals, said later, leave nothing of what a signal wants."""
+
+
+def is_superseded(side: SignalSide, said_ms: int, latest_ms: Mapping[SignalSide, int]) -> bool:
+    """Whether it was said before what it would undo: an exit before an entry, or an entry before an exit.
+
+    What was said at the same time counts as it arrived.
+
+    Args:
+        side: of the signal.
+        said_ms: of the signal, see :func:`said_at_ms`.
+        latest_ms: the same, by side, of the latest entry that was executed and the latest exit that was accepted.
+    """
+    return any(latest_ms.get(other, 0) > said_ms for other in UNDONE_BY[side])
 
 
 def is_late(fresh_until_ms: int | None, now_ms: int) -> bool:

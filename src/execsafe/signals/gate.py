@@ -15,14 +15,17 @@ from execsafe.core.payloads import read_signal
 from execsafe.core.redaction import redact
 from execsafe.core.safety import is_for_now
 from execsafe.core.signals import (
+    UNDONE_BY,
     Accept,
     DeadLetter,
     Drop,
     DropReason,
+    OnFlat,
     SignalPolicy,
     age_ms,
     decide,
     decide_content,
+    is_superseded,
 )
 from execsafe.errors import (
     AlreadyInFlight,
@@ -35,10 +38,10 @@ from execsafe.errors import (
 )
 from execsafe.locks import DedupLock, OnBusy
 from execsafe.model.event import Event, EventType
-from execsafe.model.signal import ExecutionMode, Signal
+from execsafe.model.signal import ExecutionMode, Signal, SignalSide
 from execsafe.model.values import check_count, check_seconds, shorten, text_validator
-from execsafe.ports import Clock, Listener, Store
-from execsafe.signals.records import SignalRecord, SignalRecords, SignalState
+from execsafe.ports import Clock, Listener, Put, Store
+from execsafe.signals.records import SignalRecord, SignalRecords, SignalState, content_put
 from execsafe.signals.work import (
     NOT_NOW,
     DeadLettered,
@@ -66,7 +69,8 @@ class SignalGate:
 
     A signal is recorded before it is executed, and its end when it has ended: a crash in between leads to
     :attr:`SignalWork.is_resumed`, not to a second execution. Two keys keep signals apart: the *identity* is
-    remembered for ``retention_s``; the *content* (symbol and side) only excludes others while one is in flight.
+    remembered for ``retention_s``; the *content* (symbol and side) only excludes others while one is in flight. (An
+    exit is not excluded: it waits for the one before it.)
 
     Args:
         store: remembers. Without it nothing is executed.
@@ -213,8 +217,10 @@ class SignalGate:
         self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
     ) -> SignalOutcome:
         signal = record.signal
+        waits = signal.side is SignalSide.FLAT and not is_resumed  # one that is resumed comes again
+        on_busy = OnBusy.WAIT if waits else OnBusy.FAIL
         try:
-            async with self._locks.hold(("content", prefix, *signal.content_key)):
+            async with self._locks.hold(("content", prefix, *signal.content_key), on_busy=on_busy):
                 if not is_resumed:
                     accepted = await self._accept(record, prefix)
                     if isinstance(accepted, Dropped):
@@ -232,13 +238,15 @@ class SignalGate:
     async def _accept(self, record: SignalRecord, prefix: str) -> SignalRecord | Dropped:
         """Record it as accepted: from here on it is executed, by whomever."""
         signal, now_ms = record.signal, record.received_at_ms
-        spaced = self.policy.content_interval_ms > 0
-        last = await self._records.content(prefix, signal) if spaced else None
+        noted = self._is_ordered or self.policy.content_interval_ms > 0
+        last = await self._records.content(prefix, signal.symbol, signal.side) if noted else None
         too_soon = decide_content(None if last is None else last.at_ms, now_ms, self.policy)
-        if too_soon is not None:
+        if too_soon is not None and signal.side is not SignalSide.FLAT:
             return await self._drop(signal, too_soon, prefix, now_ms)
         event = self._event(EventType.SIGNAL_ACCEPTED, signal, note=record.mode, age_ms=age_ms(signal, now_ms))
-        return await self._records.save(prefix, record, event, content_before=last, notes_content=spaced)
+        is_exit = signal.side is SignalSide.FLAT
+        also = [content_put(prefix, record, last, counts=is_exit)] if noted else []
+        return await self._records.save(prefix, record, event, also=also)
 
     async def _handle(
         self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
@@ -251,8 +259,14 @@ class SignalGate:
             mode=record.mode,
             is_resumed=is_resumed,
         )
-        if work.is_late(self.clock.now_ms()) and not is_resumed:
-            # It waited for its turn. (What was begun before is settled; its unsent entries are refused by their age.)
+        # What was begun before is settled: an entry by its handler, which sends no more of it; an exit by itself.
+        is_begun = is_resumed and signal.side is not SignalSide.FLAT
+        if await self._is_superseded(record, prefix):
+            if not is_begun:
+                note = "a later signal wants the symbol otherwise"
+                return await self._end(record, Refused(reason=DropReason.SUPERSEDED, note=note), prefix)
+            work = attrs.evolve(work, fresh_until_ms=0)
+        if work.is_late(self.clock.now_ms()) and not is_begun:
             return await self._end(record, Refused(reason=DropReason.STALE, note="it waited too long"), prefix)
         result = await _result(work, handler, self._budget_s)
         if isinstance(result, Pending):
@@ -262,12 +276,36 @@ class SignalGate:
             return await self._fail(record, result, prefix)
         return await self._end(record, result, prefix)
 
+    @property
+    def _is_ordered(self) -> bool:
+        """Whether it counts which of two signals was said later: with exits, one undoes the other."""
+        return self.policy.on_flat is OnFlat.EXIT
+
+    async def _is_superseded(self, record: SignalRecord, prefix: str) -> bool:
+        if not self._is_ordered:
+            return False
+        signal, latest = record.signal, dict[SignalSide, int]()
+        for other in UNDONE_BY[signal.side]:
+            content = await self._records.content(prefix, signal.symbol, other)
+            latest[other] = 0 if content is None else content.said_at_ms
+        return is_superseded(signal.side, record.said_at_ms, latest)
+
+    async def _opened(self, record: SignalRecord, prefix: str) -> list[Put]:
+        """What is to be remembered of an entry that was executed."""
+        signal = record.signal
+        if not self._is_ordered or signal.side is SignalSide.FLAT:
+            return []
+        before = await self._records.content(prefix, signal.symbol, signal.side)
+        return [content_put(prefix, record, before, counts=True)]
+
     async def _end(self, record: SignalRecord, result: Executed | Refused, prefix: str) -> SignalOutcome:
         state, reason = SignalState.EXECUTED, None
         if isinstance(result, Refused):
             state, reason = SignalState.REFUSED, result.reason
         event = self._event(EventType.SIGNAL_HANDLED, record.signal, note=reason or "executed", why=result.note)
-        await self._records.save(prefix, self._ended(record, state, reason, result.note), event)
+        ended = self._ended(record, state, reason, result.note)
+        also = await self._opened(ended, prefix) if isinstance(result, Executed) else []
+        await self._records.save(prefix, ended, event, also=also)
         if isinstance(result, Refused):
             self._count(record.signal.id, stage_of(result))
             self._count_end(record.signal.id, result.reason)

@@ -10,10 +10,10 @@ from typing import Final
 import attrs
 
 from execsafe.buses.telling import tell
-from execsafe.core.signals import DropReason, Seen
+from execsafe.core.signals import DropReason, Seen, said_at_ms
 from execsafe.errors import StoreCorrupt
 from execsafe.model.event import Event
-from execsafe.model.signal import ExecutionMode, Signal
+from execsafe.model.signal import ExecutionMode, Signal, SignalSide
 from execsafe.model.values import check_seconds
 from execsafe.ports import Batch, Clock, Listener, Put, Store, Stored
 from execsafe.stores.codec import register
@@ -60,6 +60,11 @@ class SignalRecord:
     version: int = 0
 
     @property
+    def said_at_ms(self) -> int:
+        """When it was said, for the order of signals."""
+        return said_at_ms(self.signal, self.received_at_ms)
+
+    @property
     def seen(self) -> Seen:
         """What the decision needs to know."""
         return Seen(
@@ -72,10 +77,15 @@ class SignalRecord:
 @register
 @attrs.frozen(kw_only=True)
 class ContentRecord:
-    """When a signal with some symbol and side was last accepted."""
+    """What is remembered of a symbol and side.
+
+    ``at_ms``: when a signal for them was last accepted. ``said_at_ms``: when the latest was said that counts: of
+    entries, one that was executed; of exits, one that was accepted.
+    """
 
     at_ms: int
     version: int = 0
+    said_at_ms: int = 0
 
 
 class SignalRecords:
@@ -96,13 +106,13 @@ class SignalRecords:
         return None if stored is None else _record(stored)
 
     async def unfinished(self) -> list[SignalRecord]:
-        """All signals of this gate that were accepted and have not ended, in key order."""
+        """All signals of this gate that were accepted and have not ended, as they arrived."""
         found = [_record(stored) for stored in await self._store.scan_open(COLLECTION)]
-        return [record for record in found if record.gate == self._gate]
+        return sorted((record for record in found if record.gate == self._gate), key=_received)
 
-    async def content(self, prefix: str, signal: Signal) -> ContentRecord | None:
-        """When the same symbol and side were last accepted."""
-        stored = await self._store.find(CONTENTS, _key(prefix, *signal.content_key))
+    async def content(self, prefix: str, symbol: str, side: SignalSide) -> ContentRecord | None:
+        """When *symbol* and *side* were last accepted."""
+        stored = await self._store.find(CONTENTS, _key(prefix, symbol, side.value))
         if stored is None:
             return None
         if not isinstance(stored.value, ContentRecord):
@@ -114,29 +124,24 @@ class SignalRecords:
         prefix: str,
         record: SignalRecord,
         *events: Event,
-        content_before: ContentRecord | None = None,
-        notes_content: bool = False,
+        also: Sequence[Put] = (),
     ) -> SignalRecord:
-        """Write *record* on top of the version it was read at; returns it with its new one.
+        """Write *record* on top of the version it was read at, and *also* what belongs to it; returns its new version.
 
         Raises:
             VersionConflict: somebody else wrote it meanwhile.
             StoreError: nothing is known to be written.
         """
         stored = attrs.evolve(record, version=record.version + 1)
-        puts = [
-            Put(
-                collection=COLLECTION,
-                key=_key(prefix, record.signal.id),
-                value=stored,
-                version=record.version,
-                is_open=not record.state.is_terminal,
-                ended_at_ms=record.ended_at_ms,
-            )
-        ]
-        if notes_content:
-            puts.append(_content_put(prefix, record, content_before))
-        await self._write(Batch(now_ms=self._clock.now_ms(), puts=tuple(puts), events=events))
+        put = Put(
+            collection=COLLECTION,
+            key=_key(prefix, record.signal.id),
+            value=stored,
+            version=record.version,
+            is_open=not record.state.is_terminal,
+            ended_at_ms=record.ended_at_ms,
+        )
+        await self._write(Batch(now_ms=self._clock.now_ms(), puts=(put, *also), events=events))
         tell(self._listeners, *events)
         return stored
 
@@ -148,21 +153,30 @@ class SignalRecords:
         await commit_shielded(self._store, batch, timeout_s=self._timeout_s)
 
 
-def _content_put(prefix: str, record: SignalRecord, before: ContentRecord | None) -> Put:
-    version = 0 if before is None else before.version
+def content_put(prefix: str, record: SignalRecord, before: ContentRecord | None, *, counts: bool) -> Put:
+    """What *record* adds to what is remembered of its symbol and side; ``counts``: for the order of signals, too."""
+    known = ContentRecord(at_ms=0) if before is None else before
     return Put(
         collection=CONTENTS,
         key=_key(prefix, *record.signal.content_key),
-        value=ContentRecord(at_ms=record.received_at_ms, version=version + 1),
-        version=version,
+        value=ContentRecord(
+            at_ms=max(known.at_ms, record.received_at_ms),
+            version=known.version + 1,
+            said_at_ms=max(known.said_at_ms, record.said_at_ms) if counts else known.said_at_ms,
+        ),
+        version=known.version,
         is_open=False,
-        ended_at_ms=record.received_at_ms,
+        ended_at_ms=record.updated_at_ms,
     )
 
 
 def _key(*parts: str) -> str:
     # As JSON, because ids and symbols may hold any separator themselves.
     return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _received(record: SignalRecord) -> tuple[int, str]:
+    return record.received_at_ms, record.signal.id
 
 
 def _record(stored: Stored) -> SignalRecord:
