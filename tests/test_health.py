@@ -101,6 +101,17 @@ def test_a_low_success_ratio_is_one_alert_however_many_entries_fail():
     assert world.told()[-1] == ("alert_cleared", "entries", "critical")
 
 
+def test_an_entry_that_was_refused_for_now_has_not_failed():
+    """It comes again every few seconds while it is fresh; one signal must not make a success ratio of 0 %."""
+    world = World()
+    for _ in range(20):
+        world.monitor.on_event(
+            Event(type=EventType.ENTRY_FAILED, at_ms=1, subject="plan", details={"state": "not_sent"})
+        )
+    assert world.told() == []
+    assert world.measure("entries").samples == 0
+
+
 @pytest.mark.row("S3-40", "S3-41")
 def test_a_failed_stop_and_a_rollback_are_told_at_once():
     world = World()

@@ -40,6 +40,7 @@ D = Decimal
 E = EventType
 S = OpeningState
 DEADLINE_MS = 10_000
+ALERT_MS = 2_000
 
 
 @pytest.fixture(params=[0, 1], ids=["asyncio", "trio"])
@@ -517,8 +518,8 @@ def check_alarms(world):
         mine = [event for event in world.events if event.subject == subject]
         safe = [event.at_ms for event in mine if event.type in {E.STOP_PLACED, E.POSITION_CLOSED}]
         alarms = [event.at_ms for event in mine if event.type is E.POSITION_UNPROTECTED]
-        if min(safe) > known_ms + 350:
-            assert min(alarms) <= known_ms + 350, "the alarm is not in time"
+        if min(safe) > known_ms + ALERT_MS + 50:
+            assert min(alarms) <= known_ms + ALERT_MS + 50, "the alarm is not in time"
         closes = [e.at_ms for e in world.venue.ledger.accepted() if e.reduce_only and e.trigger_price is None]
         assert min(safe + closes) <= known_ms + 2 * DEADLINE_MS, "neither covered nor being closed"
 

@@ -134,7 +134,7 @@ class HealthMonitor:
                 if self._follow(rule, event, now_ms):
                     touched.append(rule)
                 continue
-            good, bad = health.tallied(rule, event.type)
+            good, bad = health.tallied(rule, event)
             if good or bad:
                 self._windows[rule.name] = self._windows[rule.name].add(now_ms, good=good, bad=bad)
                 touched.append(rule)

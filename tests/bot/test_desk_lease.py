@@ -252,7 +252,7 @@ async def test_g12_a_store_that_is_away_ends_no_desk_and_lets_no_entry_pass(worl
         assert denied.value.context["reason"] == execsafe.DenyReason.STATE_UNKNOWN
         world.store.is_away = False
         await anyio.sleep(TTL_S)
-        assert desk._lease._is_held()
+        assert desk.is_lease_held
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, 0.05, 3_601, float("nan"), float("inf")])

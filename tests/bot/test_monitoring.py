@@ -16,8 +16,9 @@ from execsafe.bot.config import RunConfig
 from execsafe.bot.desk import TradingDesk
 from execsafe.bot.policy import DeskPolicy
 from execsafe.core.catalogue import level_of
+from execsafe.core.health import Health
 from execsafe.model.event import Event, EventType
-from execsafe.model.outcome import ErrorFacts
+from execsafe.stores.memory import MemoryStore
 from execsafe.testing import sim_errors
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
@@ -105,18 +106,20 @@ def test_an_alert_is_told_like_any_other_event(caplog):
     assert [record.getMessage().split()[0] for record in records] == ["stop_failed", "alert_raised"]
 
 
-def test_a_venue_that_cannot_be_read_is_a_component_that_fails():
-    watch = monitoring.Monitoring(RunConfig(), clock=VirtualClock())
-
-    def tell(event):
+@pytest.mark.parametrize(
+    ("protects", "alerts"),
+    [(True, {"stop_creation", "stops_placed"}), (False, {"residuals"})],
+)
+def test_a_strategy_without_stops_is_judged_by_its_hedges(protects, alerts):
+    """A completed pair has positions without stops, and needs none: that is no alarm a minute later."""
+    clock = VirtualClock()
+    watch = monitoring.Monitoring(RunConfig(), protects=protects, clock=clock)
+    kinds = [EventType.POSITION_OPENED, EventType.HEDGE_COMPLETED, EventType.STOP_FAILED, EventType.RESIDUAL_EXPOSURE]
+    for number, kind in enumerate(kinds):
         for listener in watch.listeners:
-            listener(event)
-
-    error = ErrorFacts(kind="ExchangeNotAvailable", message="away")
-    for _ in range(5):
-        tell(Event(type=EventType.VIEW_UNAVAILABLE, at_ms=1, subject="positions", error=error))
-    assert watch.health.components()[monitoring.VENUE].error == "ExchangeNotAvailable"
-    assert watch.health.overall.value == "down"
+            listener(Event(type=kind, at_ms=1, subject=f"s-{number}", symbol=SYMBOL))
+    clock.skip(61_000)
+    assert {alert.rule for alert in watch.health.alerts()} == alerts
 
 
 class Away(SimAdapter):
@@ -148,14 +151,102 @@ def test_a_running_desk_says_how_it_is_going(caplog):
     with caplog.at_level(logging.INFO, logger="execsafe.bot"):
         run_simulated(main)
     said = [r.getMessage() for r in caplog.records if r.name == "execsafe.bot"]
-    ok = "no positions; nothing in doubt; trading is active; venue healthy; alerts: none"
+    ok = "no positions; nothing in doubt; trading is active; venue healthy, store healthy; alerts: none"
     assert said[:2] == [ok, ok]
     assert said[-1] == ok
-    assert any("venue down" in line for line in said)
+    assert any("venue down (ExchangeNotAvailable)" in line for line in said)
+    assert len(said) > 8, "oftener while something is wrong"
     told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("health_changed")]
     assert [json.loads(text.partition(" ")[2])["note"] for text in told] == [
         "healthy->degraded", "degraded->down", "down->healthy",
     ]  # fmt: skip
+
+
+@pytest.mark.row("S2-22")
+def test_a_key_that_is_revoked_while_the_bot_runs_halts_entries_and_is_named(caplog):
+    """Every reading is refused from one moment on; what is held is still looked after."""
+
+    class Revoked(Away):
+        async def fetch_positions(self):
+            if self.is_away:
+                raise sim_errors.AuthenticationError("Invalid API-key, IP, or permissions for action")
+            return await super().fetch_positions()
+
+    async def main() -> tuple[TradingDesk, execsafe.HealthMonitor]:
+        clock = VirtualClock()
+        adapter = Revoked(SimVenue([linear("BTC")], prices={SYMBOL: 50_000}), clock=clock)
+        watch = monitoring.Monitoring(RunConfig(), clock=clock)
+        store = execsafe.open_store("memory://")
+        desk = TradingDesk(adapter, store, symbols=[SYMBOL], listeners=watch.listeners, clock=clock)
+        watch.watch(desk)
+        async with desk.running():
+            await anyio.sleep(90)
+            assert watch.health.components()[monitoring.VENUE].failures == 0
+            adapter.is_away = True
+            await anyio.sleep(130)
+            return desk, watch.health
+
+    with caplog.at_level(logging.INFO, logger="execsafe"):
+        desk, health = run_simulated(main)
+    assert desk.safety.state is execsafe.TradingState.HALTED
+    venue = health.components()[monitoring.VENUE]
+    assert venue.error == "AuthenticationError"
+    assert venue.failures <= 4, "one for each comparison, whatever it missed"
+    assert any("AuthenticationError" in r.getMessage() for r in caplog.records if "view_unavailable" in r.getMessage())
+
+
+def test_a_venue_that_was_not_compared_yet_is_not_called_healthy(caplog):
+    async def main() -> None:
+        clock = VirtualClock()
+        adapter = Away(SimVenue([linear("BTC")], prices={SYMBOL: 50_000}), clock=clock)
+        adapter.is_away = True
+        watch = monitoring.Monitoring(RunConfig(), clock=clock)
+        desk = TradingDesk(adapter, execsafe.open_store("memory://"), symbols=[SYMBOL], clock=clock)
+        desk.reconciler.reconcile = anyio.sleep_forever
+        watch.watch(desk)
+        with anyio.move_on_after(10):
+            async with desk.running():
+                pass
+
+    with caplog.at_level(logging.INFO, logger="execsafe.bot"):
+        run_simulated(main)
+    [said] = [r.getMessage() for r in caplog.records if r.name == "execsafe.bot"]
+    assert "venue not compared yet, store healthy" in said
+
+
+class Wire:
+    trouble = ""
+
+
+def test_store_and_bus_are_components_of_their_own(caplog):
+    """A store that is away stops everything; nobody else would say so."""
+
+    async def main() -> execsafe.HealthMonitor:
+        clock, wires = VirtualClock(), Wire()
+        adapter = SimAdapter(SimVenue([linear("BTC")], prices={SYMBOL: 50_000}), clock=clock)
+        watch = monitoring.Monitoring(RunConfig(), clock=clock)
+        desk = TradingDesk(adapter, MemoryStore(), symbols=[SYMBOL], listeners=watch.listeners, clock=clock)
+        watch.watch(desk, wires)
+        async with desk.running():
+            await anyio.sleep(10)
+            assert watch.health.overall is Health.HEALTHY
+            commit, wires.trouble = desk.store.commit, "NotRead"
+
+            async def away(_batch):
+                raise execsafe.StoreUnavailable("away")
+
+            desk.store.commit = away
+            await anyio.sleep(400)
+            found = {name: (c.health.value, c.error) for name, c in watch.health.components().items()}
+            assert found["store"] == ("down", "NotWritten")
+            assert found["bus"] == ("down", "NotRead")
+            assert {a.rule for a in watch.health.alerts()} >= {"not_healthy:store", "not_healthy:bus"}
+            desk.store.commit, wires.trouble = commit, ""
+            await anyio.sleep(60)
+            return watch.health
+
+    health = run_simulated(main)
+    assert health.overall is Health.HEALTHY
 
 
 def test_metrics_are_served_for_as_long_as_the_bot_runs():

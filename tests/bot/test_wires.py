@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import time
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 import execsafe
 from execsafe.bot import config, doctor, live, rehearsal
 from execsafe.core.payloads import read_envelope
+from execsafe.stores.sqlite import SqliteStore
 from execsafe.testing.http import VenueServer
 from execsafe.testing.venue import SimVenue, linear
 from servers import RedisServer
@@ -65,8 +67,10 @@ def signal_of(number, *, side="LONG", symbol="BTCUSDT", at_ms=None):
 class Playing:
     """A bot at a simulated venue, for as long as the block lasts; then it is told to stop."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, *, rate_limit=False, listeners=()):
         self.settings = settings
+        self.rate_limit = rate_limit
+        self.listeners = listeners
         self.venue = SimVenue([linear("BTC")], prices={SYMBOL: 50_000})
         self.result = None
 
@@ -74,12 +78,13 @@ class Playing:
         self.stack = contextlib.AsyncExitStack()
         server = await self.stack.enter_async_context(VenueServer({"binanceusdm": self.venue}))
         exchange = server.exchange("binanceusdm")
+        exchange.enableRateLimit = self.rate_limit
         self.tasks = await self.stack.enter_async_context(anyio.create_task_group())
         self.tasks.start_soon(self._run, exchange)
         return self
 
     async def _run(self, exchange):
-        self.result = await live.run(self.settings, exchange=exchange)
+        self.result = await live.run(self.settings, exchange=exchange, listeners=self.listeners)
 
     async def __aexit__(self, *error):
         if error[0] is None:
@@ -199,6 +204,81 @@ async def test_g12_a_bus_that_goes_away_and_comes_back_ends_nothing(redis, load,
             redis.say("XADD", "bot:trade.intent", "*", *signal_of(2))
             await until(lambda: is_done(redis, of=2), "the second signal is done with")
     assert bot.result.leftover.in_doubt == ()
+
+
+@pytest.mark.anyio
+@pytest.mark.guarantee(10)
+@pytest.mark.row("S3-07")
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+async def test_g10_an_ordinary_entry_is_no_alarm_although_the_client_holds_its_requests_back(redis, load):
+    """ccxt's rate limit alone takes half a second for an entry, its stop and the looks at both."""
+    events = []
+    async with Playing(load(), rate_limit=True, listeners=[events.append]) as bot:
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(1))
+        await until(bot.has_stop, "a protected position")
+        await until(lambda: is_done(redis, of=1), "the entry is done with")
+    kinds = {event.type for event in events}
+    assert execsafe.EventType.STOP_PLACED in kinds
+    assert not kinds & {execsafe.EventType.POSITION_UNPROTECTED, execsafe.EventType.BREAKER_TRIPPED}
+
+
+class FullDisk:
+    """Stores of which no commit reaches the disk while it is full."""
+
+    def __init__(self):
+        self.is_full = False
+        self.opened = 0
+
+    def store_of(self, settings):
+        return SqliteStore(settings.run.store.removeprefix("sqlite:///"), _connect=self._connect)
+
+    def _connect(self, path, busy_timeout_s):
+        disk = self
+        disk.opened += 1
+
+        class Connection(sqlite3.Connection):
+            def execute(self, sql, *parameters):
+                if sql == "COMMIT" and disk.is_full:
+                    error = sqlite3.OperationalError("database or disk is full")
+                    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+                    raise error
+                return super().execute(sql, *parameters)
+
+        return sqlite3.connect(
+            path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, factory=Connection
+        )
+
+
+@pytest.mark.anyio
+@pytest.mark.guarantee(12, 13)
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+async def test_g12_a_bot_whose_disk_was_full_goes_on_with_what_it_held(redis, load, monkeypatch, caplog):
+    """After a durable write that failed half way nothing works before the file is opened anew: the bot does that."""
+    disk = FullDisk()
+    monkeypatch.setattr(live, "store_of", disk.store_of)
+    async with Playing(load()) as bot:
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(1))
+        await until(lambda: is_done(redis, of=1), "a position")
+        opened = disk.opened
+        disk.is_full = True
+        await until(lambda: disk.opened > opened, "it is opened anew, in vain", within_s=30)
+        assert "nothing is looked after" in caplog.text
+        disk.is_full = False
+        redis.say("XADD", "bot:trade.intent", "*", *signal_of(2, side="FLAT"))
+        await until(lambda: bot.held() == 0, "the position is known, and closed", within_s=60)
+    assert bot.result.leftover.is_nothing
+    assert len(bot.entries()) == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+async def test_a_start_whose_disk_is_full_says_so_and_ends(load, monkeypatch):
+    disk = FullDisk()
+    disk.is_full = True
+    monkeypatch.setattr(live, "store_of", disk.store_of)
+    async with VenueServer({"binanceusdm": SimVenue([linear("BTC")], prices={SYMBOL: 50_000})}) as server:
+        with pytest.RaisesGroup(execsafe.StoreError, flatten_subgroups=True, allow_unwrapped=True):
+            await live.run(load(), exchange=server.exchange("binanceusdm"))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ S = ProtectionState
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
 GRID = Instrument(symbol="BTC/USDT:USDT", step_size="0.001", tick_size="0.1")
 POLICY = ProtectionPolicy()
+ALERT_MS = 2_000
 T0 = 1_000_000
 
 
@@ -212,8 +213,8 @@ def test_the_deadline_closes_the_position_and_the_pause_between_tries_is_kept():
 
 
 def test_the_alarm_is_due_at_the_alert_time():
-    assert not go(fresh(), see(), now_ms=T0 + 299)[0].alarmed
-    assert go(fresh(), see(), now_ms=T0 + 300)[0].alarmed
+    assert not go(fresh(), see(), now_ms=T0 + ALERT_MS - 1)[0].alarmed
+    assert go(fresh(), see(), now_ms=T0 + ALERT_MS)[0].alarmed
 
 
 def test_closing_takes_what_is_held_and_leaves_the_stops_where_they_can_only_reduce():
@@ -256,7 +257,7 @@ def test_less_than_one_step_needs_no_stop():
 
 
 def test_a_position_without_a_wanted_stop_is_exposed_and_nothing_is_sent():
-    after, actions = go(fresh(None), see(), now_ms=T0 + 400)
+    after, actions = go(fresh(None), see(), now_ms=T0 + ALERT_MS)
     assert (after.alarmed, actions) == (True, ())
 
 
@@ -421,7 +422,11 @@ def test_g10_whatever_is_seen_the_decision_is_sound(situation, closes):
         resting = [v for v in seen.legs if v.rests and v.leg.purpose is Purpose.STOP and v.leaves >= held]
         assert not resting or [v for v in resting if v.leg not in cancels]
     # Exposure is counted, alarmed in time, and only ever closed when it may be.
-    if after.exposed_since_ms is not None and now_ms - after.exposed_since_ms >= 300 and after.state is not S.RELEASED:
+    if (
+        after.exposed_since_ms is not None
+        and now_ms - after.exposed_since_ms >= ALERT_MS
+        and after.state is not S.RELEASED
+    ):
         assert after.alarmed
     refused_ = any(v.error == "OrderImmediatelyFillable" and v.leg.purpose is Purpose.STOP for v in seen.legs)
     if after.state is S.CLOSING and protection.state is not S.CLOSING and not refused_:
@@ -506,7 +511,7 @@ def test_a_stop_is_told_once_and_then_moved_missed_and_restored():
     covered, _ = go(bare, see(view(stop())))
     moved, _ = go(attrs.evolve(covered, stop_price=D(97)), see(view(stop(2, "97"))))
     lost, _ = go(moved, see(view(stop(2, "97"), Seen.MISSING)), now_ms=T0 + 20)
-    alarmed, _ = go(lost, see(), now_ms=T0 + 900)
+    alarmed, _ = go(lost, see(), now_ms=T0 + 20 + ALERT_MS)
 
     def told(before, after):
         return [event.type for event in narrate(before, after, now_ms=T0, held=D(1))]

@@ -169,6 +169,7 @@ def test_g18_an_unreadable_view_confirms_nothing_and_takes_nothing_back():
     blind = after(seen(**one), later(one, venue=DOWN))
     assert (len(blind.pending), blind.actions, blind.unread) == (1, (), ("positions",))
     assert kinds(blind) == [EventType.VIEW_UNAVAILABLE]
+    assert blind.events[0].error == blind.error == DOWN.error, "somebody wants to know why"
     again = after(seen(**one), later(one, venue=DOWN), later(one, 22_000, venue=DOWN))
     assert kinds(again) == []
     assert len(again.pending) == 1

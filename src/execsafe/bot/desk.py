@@ -204,6 +204,11 @@ class TradingDesk:
         """What the book holds in *symbol*."""
         return self.book.position(self.policy.account, symbol)
 
+    @property
+    def is_lease_held(self) -> bool:
+        """Whether it could be written to the store lately that this desk works on it."""
+        return self._lease.is_held
+
     # --- from start to stop ----------------------------------------------------------------------
 
     @asynccontextmanager

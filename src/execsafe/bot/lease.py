@@ -43,19 +43,23 @@ class DeskLease:
         self._leases = Leases(store, clock.now_ms, None, round(ttl_s * 1_000))
         self._lease: Lease | None = None
         self._is_lost = False
+        self._poison: execsafe.StorePoisoned | None = None
         self._scope: anyio.CancelScope = anyio.CancelScope()
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Hold it for the length of the block, which is cancelled if another desk takes it over.
 
+        So it is if the store fails half way through a durable write: nothing can be done before it is opened anew.
+
         Raises:
             LeaseHeld: on entering: another desk works on the store. One that was killed is waited for: its lease ends
                 by itself.
             StoreError: on entering: the store did not say yes.
             StaleFencingToken: on leaving: another desk has taken over.
+            StorePoisoned: on leaving: the store has to be opened anew.
         """
-        self._is_lost = False
+        self._is_lost, self._poison = False, None
         self._lease = await self._take()
         _holders[id(self._store)] = self._lease.holder
         failure: Exception | None = None
@@ -77,6 +81,8 @@ class DeskLease:
             await self._leases.release(lease)
         if self._is_lost:
             raise _lost() from failure
+        if self._poison is not None:
+            raise self._poison from failure
         if failure is not None:
             raise failure
 
@@ -100,16 +106,18 @@ class DeskLease:
         Raises:
             TradingDenied: with the reason ``"state_unknown"``.
         """
-        if not self._is_held():
+        if not self.is_held:
             await self._renew()  # the loop may have stood still: then this is all that is missing
-        if not self._is_held():
+        if not self.is_held:
             raise execsafe.TradingDenied(
                 "the desk does not hold the lease of its store now",
                 intent_key=intent.key,
                 reason=execsafe.DenyReason.STATE_UNKNOWN,
             )
 
-    def _is_held(self) -> bool:
+    @property
+    def is_held(self) -> bool:
+        """Whether no other desk can have it now."""
         return self._lease is not None and not self._is_lost and self._clock.now_ms() < self._lease.expires_at_ms
 
     async def _take(self) -> Lease:
@@ -141,7 +149,21 @@ class DeskLease:
             self._scope.cancel()
         elif self._lease is before:  # neither given back nor renewed by another call meanwhile
             self._lease = renewed
+        if renewed is before and (poison := await self._poisoned()) is not None:
+            self._poison = poison
+            self._on_lost()
+            self._scope.cancel()
         return pause_ms
+
+    async def _poisoned(self) -> execsafe.StorePoisoned | None:
+        try:
+            with anyio.move_on_after(self._leases.answer_ms / 1_000):
+                await self._store.get_cursor(_NAME)
+        except execsafe.StorePoisoned as error:
+            return error
+        except Exception:  # noqa: BLE001 - whatever else ails it passes by itself
+            return None
+        return None
 
 
 def _lost() -> execsafe.StaleFencingToken:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final
 
 import anyio
+import attrs
 
 import execsafe
 from execsafe import pretrade
-from execsafe.bot.config import BotConfig, RiskConfig, credentials
+from execsafe.bot.anew import Again, Stop, Stoppable
+from execsafe.bot.config import BotConfig, RiskConfig, RunConfig, credentials
 from execsafe.bot.desk import TradingDesk
 from execsafe.bot.feed import Feed, SilentFeed, VenueFeed
 from execsafe.bot.leftover import Leftover
@@ -143,8 +147,13 @@ def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
         ),
         reconcile=execsafe.ReconcilePolicy(interval_s=run.reconcile_s),
         pretrade=_pretrade(risk),
-        protection=execsafe.ProtectionPolicy(deadline_s=risk.unprotected_s, interval_s=run.protect_s),
+        protection=_protection(risk, run),
     )
+
+
+def _protection(risk: RiskConfig, run: RunConfig) -> execsafe.ProtectionPolicy:
+    alert_s = min(execsafe.ProtectionPolicy().alert_after_s, risk.unprotected_s / 2)  # before it is too late
+    return execsafe.ProtectionPolicy(alert_after_s=alert_s, deadline_s=risk.unprotected_s, interval_s=run.protect_s)
 
 
 def _pretrade(risk: RiskConfig) -> execsafe.PreTradePolicy:
@@ -176,31 +185,40 @@ def check_bus(config: BotConfig, strategy: Strategy) -> None:
 async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[execsafe.Listener] = ()) -> RunResult:
     """Trade until a signal ends it (SIGINT, SIGTERM); a second one ends it at once.
 
+    A store that fails half way through a durable write (a disk that is full) is opened anew, with everything that was
+    read of it.
+
     Raises:
         ExecsafeError: it could not be started. Nothing was sent.
     """
     strategy = check(config)
     exchange = make_exchange(config) if exchange is None else exchange
-    bus = bus_of(config)
+    stop, results = Stop(), Counter[str]()
+    monitoring = Monitoring(config.run, protects=strategy.protects)
+
+    async def once(is_first: bool) -> RunResult:
+        async with _bus(config) as bus:
+            desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners))
+            desk.beside.append(again.note_begun)
+            runner = _runner(config, desk, exchange, bus, monitoring)
+            if is_first:
+                await _reach(desk)
+            stop.follow(runner)
+            try:
+                return await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
+            finally:
+                results.update(runner.results)
+
+    again = Again(once, stop)
     try:
-        monitoring = Monitoring(config.run)
-        desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners))
-        monitoring.watch(desk)
-        forget_unpublished(desk, config.bus)
-        feed = _feed(config, strategy, exchange)
-        wires = None if bus is None else Wires(bus, config.bus, desk, group=config.group)
-        runner = Runner(desk, strategy, feed, beside=None if wires is None else wires.listen)
         with monitoring.serving():
-            await _reach(desk)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stop_on_signal, runner)
-                result = await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
+                tasks.start_soon(stop_on_signal, stop)
+                result = await again.until_it_ends()
                 tasks.cancel_scope.cancel()
-            return result
+            return attrs.evolve(result, results=results)
     finally:
         with anyio.CancelScope(shield=True):
-            if bus is not None:
-                await bus.aclose()
             await exchange.close()
 
 
@@ -230,6 +248,30 @@ def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Seque
         symbols=config.strategy.symbols,
         listeners=listeners,
     )
+
+
+def _runner(
+    config: BotConfig, desk: TradingDesk, exchange: Any, bus: ManagedBus | None, monitoring: Monitoring
+) -> Runner:
+    """A run of the strategy, which begins with an empty memory."""
+    strategy = make_strategy(config.strategy)
+    forget_unpublished(desk, config.bus)
+    wires = None if bus is None else Wires(bus, config.bus, desk, group=config.group)
+    monitoring.watch(desk, wires)
+    feed = _feed(config, strategy, exchange)
+    return Runner(desk, strategy, feed, beside=None if wires is None else wires.listen)
+
+
+@asynccontextmanager
+async def _bus(config: BotConfig) -> AsyncIterator[ManagedBus | None]:
+    """The bus that is meant, closed in the end; whoever uses it opens it."""
+    bus = bus_of(config)
+    try:
+        yield bus
+    finally:
+        if bus is not None:
+            with anyio.CancelScope(shield=True):
+                await bus.aclose()
 
 
 def _feed(config: BotConfig, strategy: Strategy, exchange: Any) -> Feed:
@@ -264,7 +306,7 @@ async def _reach(desk: TradingDesk) -> None:
         )
 
 
-async def stop_on_signal(runner: Runner) -> None:
+async def stop_on_signal(runner: Stoppable) -> None:
     """End *runner* in good order at the first signal; the second one ends the process."""
     with anyio.open_signal_receiver(*_STOPS) as received:
         async for _ in received:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -15,7 +16,9 @@ import anyio
 import execsafe
 from execsafe.bot.config import RunConfig
 from execsafe.bot.desk import TradingDesk
+from execsafe.bot.wires import Wires
 from execsafe.buses.surviving import survived
+from execsafe.core.health import DEFAULT_RULES, HEDGING_RULES, DurationRule, Health
 from execsafe.core.redaction import redact
 from execsafe.observe import log_events, prometheus_metrics
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("execsafe.bot")
 _EVERY_S: Final = 300.0
+_EVERY_S_IN_TROUBLE: Final = 60.0
 _FIRST_S: Final = 5.0
 _LOOK_S: Final = 1.0
 _SILENT_S_MIN: Final = 60.0
@@ -31,6 +35,13 @@ _WORD_MAX: Final = 60
 _LENGTHS: Final = re.compile(r"^\d+\.\d+:")  # with which an intent's identity begins: nothing for people
 VENUE: Final = "venue"
 """The component that is healthy while all that a comparison needs can be read."""
+STORE: Final = "store"
+"""The component that is healthy while the desk's lease is renewed there, which is a durable write."""
+BUS: Final = "bus"
+"""The component that is healthy while signals are read and events published."""
+# (seconds until a warning, until an error) of what is not healthy. Without a store nothing is done about anything, and
+# without a venue nothing is seen; a bus that is away for minutes costs signals.
+_PATIENCE: Final = {STORE: (60.0, 300.0), VENUE: (120.0, 600.0), BUS: (300.0, 1_800.0)}
 _IN_ORDER: Final = ("symbol", "quantity", "price", "note", "subject", "client_order_id", "error", "error_code")
 
 
@@ -39,47 +50,63 @@ class Monitoring:
 
     Args:
         config: says where metrics are served, and how often venue and book are compared.
+        protects: whether positions get stops. Without, hedges are what can go wrong.
         clock: source of Unix milliseconds.
 
     Raises:
         InvalidInput: metrics are asked for, and prometheus-client is not installed.
     """
 
-    def __init__(self, config: RunConfig, *, clock: execsafe.Clock | None = None) -> None:
+    def __init__(self, config: RunConfig, *, protects: bool = True, clock: execsafe.Clock | None = None) -> None:
         self._config = config
         self._registry: CollectorRegistry | None = None
-        self._read_at_ms: int | None = None
+        self._last: object = None  # the latest comparison that was noted
         told: list[execsafe.Listener] = [log_events()]
         if config.metrics:
             self._registry = _new_registry()
             told.append(prometheus_metrics(self._registry))
         silent_s = max(_SILENT_S_MIN, 3 * config.reconcile_s)
         self.health: execsafe.HealthMonitor = execsafe.HealthMonitor(
-            clock=clock, policies={VENUE: execsafe.HealthPolicy(silent_after_s=silent_s)}, listeners=told
+            clock=clock,
+            rules=(*(DEFAULT_RULES if protects else HEDGING_RULES), *_patience()),
+            policies={VENUE: execsafe.HealthPolicy(silent_after_s=silent_s)},
+            listeners=told,
         )
-        self.listeners: tuple[execsafe.Listener, ...] = (*told, self.health.on_event, self._note_venue)
+        self.listeners: tuple[execsafe.Listener, ...] = (*told, self.health.on_event)
 
-    def watch(self, desk: TradingDesk) -> None:
+    def watch(self, desk: TradingDesk, wires: Wires | None = None) -> None:
         """Judge alerts and say how it is going, for as long as *desk* runs. A defect in here does not end it."""
 
         async def look_often() -> None:
             while True:
-                await survived(lambda: self._look(desk), "looking how it is going", log=_log)
+                await survived(functools.partial(self._look, desk, wires), "looking how it is going", log=_log)
                 await anyio.sleep(_LOOK_S)
 
         async def say_often() -> None:
             await anyio.sleep(_FIRST_S)
             while True:
                 await survived(lambda: _say(desk, self.health), "saying how it is going", log=_log)
-                await anyio.sleep(_EVERY_S)
+                is_well = self.health.overall is Health.HEALTHY
+                await anyio.sleep(_EVERY_S if is_well else _EVERY_S_IN_TROUBLE)
 
         desk.beside += (look_often, say_often)
 
-    async def _look(self, desk: TradingDesk) -> None:
-        if desk.reconciler.read_at_ms != self._read_at_ms:  # another pass in which all could be read
-            self._read_at_ms = desk.reconciler.read_at_ms
-            self.health.ok(VENUE)
+    async def _look(self, desk: TradingDesk, wires: Wires | None) -> None:
+        last = desk.reconciler.last
+        if last is not None and last is not self._last:  # another pass, which counts once whatever it missed
+            self._last = last
+            unread = "" if not last.unread else "Unavailable" if last.error is None else last.error.kind
+            self._note(VENUE, unread)
+        self._note(STORE, "" if desk.is_lease_held else "NotWritten")
+        if wires is not None:
+            self._note(BUS, wires.trouble)
         self.health.tick()
+
+    def _note(self, component: str, error: str) -> None:
+        if error:
+            self.health.failed(component, error)
+        else:
+            self.health.ok(component)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -107,9 +134,12 @@ class Monitoring:
             server.server_close()
             thread.join()
 
-    def _note_venue(self, event: execsafe.Event) -> None:
-        if event.type is execsafe.EventType.VIEW_UNAVAILABLE:
-            self.health.failed(VENUE, event.error.kind if event.error is not None else "Unavailable")
+
+def _patience() -> list[DurationRule]:
+    return [
+        DurationRule(name=f"not_healthy:{name}", component=name, warn_after_s=warn_s, error_after_s=error_s)
+        for name, (warn_s, error_s) in _PATIENCE.items()
+    ]
 
 
 def _new_registry() -> CollectorRegistry:
@@ -129,13 +159,22 @@ async def _say(desk: TradingDesk, health: execsafe.HealthMonitor) -> None:
     doubt = f"{len(left.in_doubt)} orders in doubt" if left.in_doubt else "nothing in doubt"
     alerts = ", ".join(alert.rule for alert in health.alerts()) or "none"
     _log.info(
-        "%s; %s; trading is %s; venue %s; alerts: %s",
+        "%s; %s; trading is %s; %s; alerts: %s",
         held,
         doubt,
         desk.safety.state.value,
-        health.overall.value,
+        _components(health),
         alerts,
     )
+
+
+def _components(health: execsafe.HealthMonitor) -> str:
+    known = health.components()
+    parts = [] if VENUE in known else [f"{VENUE} not compared yet"]
+    for name, component in known.items():
+        why = f" ({component.error})" if component.health is not Health.HEALTHY and component.error else ""
+        parts.append(f"{name} {component.health.value}{why}")
+    return ", ".join(sorted(parts, key=lambda part: not part.startswith(VENUE)))
 
 
 # --- log lines -------------------------------------------------------------------------------------------

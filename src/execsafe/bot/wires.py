@@ -69,6 +69,8 @@ class Wires:
         self._desk = desk
         self._listens = bool(config.signals)
         self._turn = anyio.Lock()
+        self._is_reached = not any((config.signals, config.events, config.levels))  # nobody will reach for it
+        self._failing: set[str] = set()  # topics to which nothing could be published
         self.consumer: execsafe.SignalConsumer = execsafe.SignalConsumer(
             bus, desk.gate, desk.execute, topic=config.signals, group=group
         )
@@ -76,6 +78,15 @@ class Wires:
             self._publish(EventRelay(desk.store, bus, topic=config.events, name=_EVENTS))
         if config.levels:
             self._publish(LevelsRelay(desk.store, bus, topic=config.levels, name=_LEVELS))
+
+    @property
+    def trouble(self) -> str:
+        """What does not work now, as a class of error; empty: all does."""
+        if not self._is_reached:
+            return "NotReached"
+        if self.consumer.health().bus_failures_in_row:
+            return "NotRead"
+        return "NotPublished" if self._failing else ""
 
     async def listen(self) -> None:
         """Have signals executed, until cancelled: what is under way then is gone on with by the next run."""
@@ -93,6 +104,7 @@ class Wires:
             while True:
                 is_done = await survived(relay.relay, f"publishing {relay.topic}", log=_log)
                 failures = 0 if is_done else failures + 1
+                (self._failing.discard if is_done else self._failing.add)(relay.topic)
                 await anyio.sleep(_RELAY_S if is_done else _PAUSES.envelope_ms(failures) / 1_000)
         finally:
             # What the end itself brought. What cannot be published now stays in the store for the next run.
@@ -105,3 +117,4 @@ class Wires:
             while not await survived(self._bus.open, "reaching the bus", log=_log):
                 tries += 1
                 await anyio.sleep(_PAUSES.envelope_ms(tries) / 1_000)
+            self._is_reached = True

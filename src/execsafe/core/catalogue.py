@@ -101,7 +101,7 @@ _POSITIONS: Final = {
     _T.STOP_MOVED: Entry(_I, "A stop has another price or quantity, verified.", _STOP),
     _T.STOP_FAILED: Entry(_E, "A stop could not be placed; it is tried again.", _STOP, ("sl_creation_failed",)),
     _T.STOP_MISSING: Entry(_E, "A stop that was verified is gone.", _STOP),
-    _T.POSITION_UNPROTECTED: Entry(_C, "A position is without a verified stop beyond its deadline.", _STOP),
+    _T.POSITION_UNPROTECTED: Entry(_C, "A position is without a verified stop for longer than one takes.", _STOP),
     _T.POSITION_DUST: Entry(_W, "What is held is too small to be protected or closed; it is left as it is.", _STOP),
     _T.PROTECTION_SWITCHED: Entry(_I, "Take-profit and stop changed places.", _STOP),
     _T.TRAILING_STOP_CREATED: Entry(_I, "A trailing stop follows the position.", _STOP, ("trailing_stop_created",)),

@@ -12,8 +12,9 @@ from typing import Final, TypeAlias
 import attrs
 
 from execsafe.core.catalogue import Level
+from execsafe.core.opening import OpeningState
 from execsafe.errors import InvalidInput
-from execsafe.model.event import EventType
+from execsafe.model.event import Event, EventType
 from execsafe.model.values import check_count, check_seconds, shorten
 
 _BUCKETS: Final = 20
@@ -358,6 +359,13 @@ DEFAULT_RULES: Final[tuple[AlertRule, ...]] = (ENTRIES, STOP_CREATION, ROLLBACKS
 """What every bot wants to know: entries that succeed, stops that fail, rollbacks, positions without a stop.
 
 ``TRAILING_CREATED`` is for bots that trail every position."""
+HEDGES: Final = RatioRule(
+    name="hedges", good=frozenset({_T.HEDGE_COMPLETED}), bad=frozenset({_T.HEDGE_ABORTED, _T.RESIDUAL_EXPOSURE})
+)
+RESIDUALS: Final = CountRule(name="residuals", events=frozenset({_T.RESIDUAL_EXPOSURE}))
+HEDGING_RULES: Final[tuple[AlertRule, ...]] = (HEDGES, RESIDUALS)
+"""For bots whose positions have no stops, because legs protect one another: trades that are given up, and what is left
+of them."""
 
 
 # --- Alerts: one per change of state -----------------------------------------------------------------
@@ -382,20 +390,23 @@ class Alert:
 def turn(before: Alert, finding: Finding, *, now_ms: int) -> tuple[Alert, Turn | None]:
     """The alert after a finding, and whether somebody is to be told: once when it rises, once when it ends.
 
-    An alert that gets quieter without ending is not told again; it ends when the finding does.
+    An alert stays as loud as it was until it ends: a ratio that goes up and down at a limit is one alert.
     """
-    if finding.level is before.level:
-        return before, None
     if finding.level is None:
-        return attrs.evolve(before, level=None, since_ms=now_ms), Turn.CLEARED
+        quiet = attrs.evolve(before, level=None, since_ms=now_ms)
+        return (before, None) if before.level is None else (quiet, Turn.CLEARED)
     if before.level is None:
         return attrs.evolve(before, level=finding.level, since_ms=now_ms), Turn.RAISED
-    louder = finding.level > before.level
-    return attrs.evolve(before, level=finding.level), (Turn.RAISED if louder else None)
+    if finding.level > before.level:
+        return attrs.evolve(before, level=finding.level), Turn.RAISED
+    return before, None
 
 
-def tallied(rule: AlertRule, kind: EventType) -> tuple[int, int]:
-    """What an event adds to a rule's window: (good, bad)."""
+def tallied(rule: AlertRule, event: Event) -> tuple[int, int]:
+    """What an event adds to a rule's window: (good, bad). What may come again has not failed."""
+    kind = event.type
+    if kind is EventType.ENTRY_FAILED and event.details.thaw().get("state") == OpeningState.NOT_SENT.value:
+        return 0, 0
     match rule:
         case RatioRule():
             return int(kind in rule.good), int(kind in rule.bad)

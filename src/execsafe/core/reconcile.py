@@ -7,7 +7,7 @@ never decides anything twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -32,7 +32,7 @@ from execsafe.core.findings import (
 )
 from execsafe.core.holdings import compare_positions, is_settled, is_spot, sides_of, symbols_of
 from execsafe.model.event import Event, EventType
-from execsafe.model.intent import IntentRecord
+from execsafe.model.intent import ErrorFacts, IntentRecord
 from execsafe.model.order import ZERO
 from execsafe.model.position import Snapshot, Unavailable
 from execsafe.model.values import EXACT, Params, plain
@@ -59,6 +59,7 @@ class Reconciliation:
         actions: what to do now, in order.
         events: what is to be told: only what is new.
         unread: views that could not be read.
+        error: why the first of them could not, where that is known.
         is_complete: every view was read, every symbol compared, every difference confirmed, every intent settled.
     """
 
@@ -68,6 +69,7 @@ class Reconciliation:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     unread: tuple[str, ...] = ()
+    error: ErrorFacts | None = None
     is_complete: bool = False
 
     @property
@@ -104,16 +106,17 @@ def decide(record: Findings, seen: Observation, policy: ReconcilePolicy) -> Reco
     is_pending = any(not found.confirmed for found in (*acted, *carried))
     unsettled = any(not is_settled(intent) for intent in seen.intents)
     is_compared = held.compared >= _must_compare(record, seen)
-    after = attrs.evolve(record, findings=_in_order((*acted, *carried)), unread=unread)
+    after = attrs.evolve(record, findings=_in_order((*acted, *carried)), unread=tuple(unread))
     is_sure = is_compared and not unread and not is_pending
-    after, events = _tell(record, after, seen, is_sure=is_sure)
+    after, events = _tell(record, after, seen, unread, is_sure=is_sure)
     return Reconciliation(
         at_ms=seen.at_ms,
         record=after,
         verified=held.verified,
         actions=actions,
         events=events,
-        unread=unread,
+        unread=tuple(unread),
+        error=next(filter(None, unread.values()), None),
         is_complete=is_sure and not unsettled,
     )
 
@@ -316,32 +319,37 @@ def _must_compare(record: Findings, seen: Observation) -> set[str]:
     return {symbol for symbol in symbols if not is_spot(symbol)} if is_not_offered(seen.balances) else symbols
 
 
-def _unread(seen: Observation) -> tuple[str, ...]:
-    """The views that this pass has not read. What was read before it began says nothing about now."""
+def _unread(seen: Observation) -> dict[str, ErrorFacts | None]:
+    """The views that this pass has not read, and why. What was read before it began says nothing about now."""
     wanted = sorted({*seen.symbols, *seen.orders})
-    views = [f"open orders of {symbol}" for symbol in wanted if not _is_read(seen.orders.get(symbol), seen)]
-    has_derivatives = not all(map(is_spot, [*wanted, *(position.symbol for position in seen.book)]))
+    views: dict[str, object] = {f"open orders of {symbol}": seen.orders.get(symbol) for symbol in wanted}
     # Where only spot is traded nothing is compared with positions, and many accounts may not read them at all.
-    if has_derivatives and not _is_read(seen.positions, seen):
-        views.append("positions")
-    if seen.balances is not None and not is_not_offered(seen.balances) and not _is_read(seen.balances, seen):
-        views.append("balances")
-    return tuple(views)
+    if not all(map(is_spot, [*wanted, *(position.symbol for position in seen.book)])):
+        views["positions"] = seen.positions
+    if seen.balances is not None and not is_not_offered(seen.balances):
+        views["balances"] = seen.balances
+    return {
+        view: reading.error if isinstance(reading, Unavailable) else None
+        for view, reading in views.items()
+        if not _is_read(reading, seen)
+    }
 
 
 def _is_read(reading: object, seen: Observation) -> bool:
     return isinstance(reading, Snapshot) and reading.taken_at_ms >= seen.at_ms
 
 
-def _tell(before: Findings, after: Findings, seen: Observation, *, is_sure: bool) -> tuple[Findings, tuple[Event, ...]]:
+def _tell(
+    before: Findings, after: Findings, seen: Observation, unread: Mapping[str, ErrorFacts | None], *, is_sure: bool
+) -> tuple[Findings, tuple[Event, ...]]:
     known = {found.what for found in before.findings if found.confirmed}
     acted = {found.what for found in before.findings if found.acted_at_ms is not None}
     booked = [f for f in after.findings if f.kind in OF_POSITIONS and f.acted_at_ms == seen.at_ms]
     events = [_event(found, seen) for found in after.findings if found.confirmed and found.what not in known]
     events += [inferred_event(found, seen.account, seen.at_ms) for found in booked if found.what not in acted]
     events += [
-        Event(type=EventType.VIEW_UNAVAILABLE, at_ms=seen.at_ms, subject="reconciler", note=view)
-        for view in after.unread
+        Event(type=EventType.VIEW_UNAVAILABLE, at_ms=seen.at_ms, subject="reconciler", note=view, error=error)
+        for view, error in unread.items()
         if view not in before.unread
     ]
     is_news = any(event.type is EventType.DIFFERENCE_FOUND for event in events)

@@ -55,7 +55,7 @@ class EventType(enum.StrEnum):
     STOP_MOVED = "stop_moved"
     STOP_FAILED = "stop_failed"
     STOP_MISSING = "stop_missing"
-    POSITION_UNPROTECTED = "position_unprotected"  # alarm: beyond its deadline
+    POSITION_UNPROTECTED = "position_unprotected"  # alarm: for longer than a stop takes
     POSITION_DUST = "position_dust"  # too small to be protected or closed
     PROTECTION_SWITCHED = "protection_switched"
     TRAILING_STOP_CREATED = "trailing_stop_created"

@@ -73,6 +73,11 @@ class Eyes:
             closing_elsewhere=closing_elsewhere,
         )
 
+    def held(self, protection: Protection, seen: Observation | None) -> Decimal:
+        """How much is held: as *seen*, or, where nobody could look, as the book knows."""
+        position = self._book.find(protection.position_id) if seen is None else seen.position
+        return ZERO if position is None else position.quantity
+
     async def instrument(self, symbol: str) -> Instrument:
         """The instrument, prepared if need be.
 

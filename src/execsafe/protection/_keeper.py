@@ -35,7 +35,6 @@ from execsafe.errors import StoreError, VenueUnavailable, VersionConflict
 from execsafe.gateway import OrderGateway
 from execsafe.intents import is_settled
 from execsafe.model.instrument import Instrument
-from execsafe.model.order import ZERO
 from execsafe.model.position import Position, StopKind
 from execsafe.model.values import Number, to_positive
 from execsafe.ports import Clock
@@ -103,8 +102,7 @@ class Keeper:
             return None
         if after == before:
             return after
-        held = ZERO if seen is None or seen.position is None else seen.position.quantity
-        events = narrate(before, after, now_ms=self._clock.now_ms(), held=held)
+        events = narrate(before, after, now_ms=self._clock.now_ms(), held=self._eyes.held(after, seen))
         is_open = after.state is not _S.CLOSED
         try:
             await self._shelf.save(after.position_id, after, events, is_open=is_open)

@@ -63,10 +63,13 @@ def _distance(value: PriceShare | None) -> PriceFraction | None:
 
 @attrs.frozen(kw_only=True)
 class ProtectionPolicy:
-    """How quickly a position must be covered, and what happens otherwise. The seed's figures.
+    """How quickly a position must be covered, and what happens otherwise. The seed's figures, but for the alarm.
 
     Attributes:
-        alert_after_s: a position that is not covered for so long raises POSITION_UNPROTECTED; 0.3 s.
+        alert_after_s: a position that is not covered for so long raises POSITION_UNPROTECTED, which restricts trading;
+            2 s. The seed's 0.3 s is below what a ccxt client with its rate limit needs for three requests (a look at
+            the fill, the stop, a look at the stop: 0.5 to 0.7 s without any distance), so that every entry would be
+            an alarm.
         deadline_s: a position that is not covered for so long is closed; 10 s: room for three tries.
         tries: how often a stop is tried before the position is closed; 3.
         retry_s: pause after the first failed try, doubled after each; 0.2 s, so that three tries fit the deadline.
@@ -79,7 +82,7 @@ class ProtectionPolicy:
         trailing: how stops follow the price by default; None: they stay.
     """
 
-    alert_after_s: float = 0.3
+    alert_after_s: float = 2.0
     deadline_s: float = 10.0
     tries: int = 3
     retry_s: float = 0.2
