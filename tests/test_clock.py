@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import execsafe
-from execsafe.clock import SystemClock, Ticks, latest_ms
+from execsafe.clock import SystemClock, Ticks, earliest_ms, latest_ms, wall_ahead_ms
 from execsafe.model.intent import Intent
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
@@ -45,7 +45,10 @@ class Machine:
 
 @given(st.lists(st.tuples(st.integers(0, 10 * HOUR_MS), st.integers(-10 * HOUR_MS, 10 * HOUR_MS)), max_size=20))
 def test_the_clock_counts_what_has_passed_whatever_is_done_to_the_wall_clock(moves):
-    """It never goes back and never jumps; what freshness is judged by is never behind either of the two."""
+    """It never goes back and never jumps; what freshness is judged by is never behind either of the two.
+
+    By what it is judged whether something is over is never ahead of either, and how far they are apart is known.
+    """
     machine = Machine()
     clock = machine.clock()
     expected = clock.now_ms()
@@ -54,6 +57,25 @@ def test_the_clock_counts_what_has_passed_whatever_is_done_to_the_wall_clock(mov
         expected += passed_ms
         assert clock.now_ms() == expected
         assert clock.latest_ms() == latest_ms(clock) == max(expected, machine.wall_ns // MS)
+        assert clock.earliest_ms() == earliest_ms(clock) == min(expected, machine.wall_ns // MS)
+        assert clock.wall_ahead_ms() == wall_ahead_ms(clock) == machine.wall_ns // MS - expected
+
+
+def test_a_process_that_stands_still_between_two_readings_of_the_clocks_finds_no_difference():
+    """It is stopped for three seconds after every reading; only the second time the wall clock was set."""
+    machine, stopped_ms = Machine(), [0]
+
+    def reading(name):
+        told = getattr(machine, name)
+        machine.pass_ms(stopped_ms[0], 0)
+        return told
+
+    clock = SystemClock(elapsed_ns=lambda: reading("elapsed_ns"), wall_ns=lambda: reading("wall_ns"))
+    stopped_ms[0] = 3_000
+    assert clock.wall_ahead_ms() == 0
+    for step_ms in (-HOUR_MS, 2 * HOUR_MS):
+        machine.pass_ms(0, step_ms)
+        assert abs(clock.wall_ahead_ms() - (machine.wall_ns // MS - clock.now_ms())) <= 6_000
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="a clock of Linux")
@@ -75,7 +97,8 @@ def test_another_clock_is_taken_as_it_is():
         def now_ms(self) -> int:
             return 42
 
-    assert latest_ms(Fixed()) == 42
+    assert latest_ms(Fixed()) == earliest_ms(Fixed()) == 42
+    assert wall_ahead_ms(Fixed()) == 0
 
 
 @given(st.integers(0, 10**17), st.integers(0, 10**19), st.integers(0, 10**13))

@@ -37,7 +37,8 @@ class SystemClock:
 
     For one question that is not enough: is this still fresh? A paused virtual machine counts no time, and only its
     wall clock is put right afterwards. So freshness is judged by :meth:`latest_ms`, the later of the two: an entry is
-    refused rather than sent when they disagree.
+    refused rather than sent when they disagree. And that a candle has closed has to be true by both:
+    :meth:`earliest_ms`. How far they are apart says :meth:`wall_ahead_ms`.
     """
 
     def __init__(
@@ -55,10 +56,35 @@ class SystemClock:
         """The latest that it may be: never behind the wall clock."""
         return max(self.now_ms(), self._wall_ns() // _NS_PER_MS)
 
+    def earliest_ms(self) -> int:
+        """The earliest that it may be: never ahead of the wall clock."""
+        return min(self.now_ms(), self._wall_ns() // _NS_PER_MS)
+
+    def wall_ahead_ms(self) -> int:
+        """By how much the wall clock was put forward since this one was made; below 0: put back.
+
+        What passes between two readings of the clocks is no difference.
+        """
+        before_ns = self._elapsed_ns() + self._offset_ns
+        wall_ns = self._wall_ns()
+        after_ns = self._elapsed_ns() + self._offset_ns
+        ahead_ns = max(0, wall_ns - after_ns) + min(0, wall_ns - before_ns)
+        return round(ahead_ns / _NS_PER_MS)
+
 
 def latest_ms(clock: Clock) -> int:
     """By which time freshness is judged: the clock's ``latest_ms`` where it has one, else its time."""
     return clock.latest_ms() if isinstance(clock, SystemClock) else clock.now_ms()
+
+
+def earliest_ms(clock: Clock) -> int:
+    """By which time it is judged whether something is over: the clock's ``earliest_ms`` where it has one."""
+    return clock.earliest_ms() if isinstance(clock, SystemClock) else clock.now_ms()
+
+
+def wall_ahead_ms(clock: Clock) -> int:
+    """By how much the wall clock was put forward meanwhile; 0 of a clock that knows of no other."""
+    return clock.wall_ahead_ms() if isinstance(clock, SystemClock) else 0
 
 
 @attrs.frozen

@@ -16,6 +16,7 @@ import attrs
 import execsafe
 from execsafe import pretrade
 from execsafe.bot.anew import Again, Stop, Stoppable
+from execsafe.bot.clockwatch import ClockWatch
 from execsafe.bot.config import BotConfig, RiskConfig, RunConfig, credentials
 from execsafe.bot.desk import TradingDesk
 from execsafe.bot.feed import Feed, SilentFeed, VenueFeed
@@ -241,13 +242,19 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
 
 
 def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Sequence[execsafe.Listener]) -> TradingDesk:
-    return TradingDesk(
-        execsafe.CcxtAdapter(exchange),
+    adapter, clock = execsafe.CcxtAdapter(exchange), execsafe.SystemClock()
+    watch = ClockWatch(clock, bound_s=adapter.profile.clock_skew_s)
+    desk = TradingDesk(
+        adapter,
         store_of(config),
         desk_policy(config, strategy),
         symbols=config.strategy.symbols,
+        checks=(watch,),
         listeners=listeners,
+        clock=clock,
     )
+    desk.beside.append(watch.run)
+    return desk
 
 
 def _runner(
@@ -258,7 +265,7 @@ def _runner(
     forget_unpublished(desk, config.bus)
     wires = None if bus is None else Wires(bus, config.bus, desk, group=config.group)
     monitoring.watch(desk, wires)
-    feed = _feed(config, strategy, exchange)
+    feed = _feed(config, strategy, exchange, desk.clock)
     return Runner(desk, strategy, feed, beside=None if wires is None else wires.listen)
 
 
@@ -277,7 +284,7 @@ async def _bus(config: BotConfig) -> AsyncIterator[ManagedBus | None]:
 def _feed(config: BotConfig, strategy: Strategy, exchange: Any) -> Feed:
     if isinstance(strategy, Listening):
         return SilentFeed()
-    return VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle)
+    return VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle, clock=clock)
 
 
 async def _reach(desk: TradingDesk) -> None:
