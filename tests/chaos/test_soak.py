@@ -25,7 +25,7 @@ import execsafe
 from burial import burying
 from execsafe.bot.candles import Candle, recorded
 from execsafe.bot.desk import Came, TradingDesk
-from execsafe.bot.feed import Moment
+from execsafe.bot.moments import Moment
 from execsafe.bot.pairs import Pairs
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -12,27 +14,19 @@ import attrs
 
 import execsafe
 from execsafe.bot.candles import Candle
+from execsafe.bot.moments import Gathering, Moment, together
+from execsafe.clock import earliest_ms
+from execsafe.core.redaction import redact
 
 _log = logging.getLogger("execsafe.bot.feed")
 _UNITS_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_AFTER_CLOSE_S: Final = 1.0  # venues publish a candle a moment after it has closed
+_PATIENCE_S: Final = 10.0  # most venues have published every candle by then
 _RETRY_S: Final = 2.0
+_MISSED_AGAIN_MS: Final = 3_600_000
+_OUTAGE_AGAIN_MS: Final = 60_000
+_REASON_MAX: Final = 200
+_NEAREST: Final = 3
 _COLUMNS: Final = 5
-
-
-@attrs.frozen(kw_only=True)
-class Moment:
-    """The candles that closed at one instant (Unix ms), by symbol.
-
-    Attributes:
-        is_past: only shown to rebuild a strategy's memory.
-        is_recorded: the instant is of another time; what follows from it was decided when it was shown.
-    """
-
-    closed_at_ms: int
-    candles: Mapping[str, Candle]
-    is_past: bool = False
-    is_recorded: bool = False
 
 
 class Feed(Protocol):
@@ -55,7 +49,7 @@ class RecordedFeed:
     def __init__(
         self, candles: Mapping[str, Sequence[Candle]], *, interval_ms: int = 300_000, pause_s: float = 0.0
     ) -> None:
-        self._moments = list(_together(candles, interval_ms))
+        self._moments = list(together(candles, interval_ms))
         self._pause_s = pause_s
 
     async def moments(self, warm_up: int) -> AsyncGenerator[Moment, None]:
@@ -75,58 +69,135 @@ class SilentFeed:
 
 
 class VenueFeed:
-    """Candles from a ccxt exchange, asked for when they have closed.
+    """Candles from a ccxt exchange, asked for when they have closed. One that is still growing is never passed on.
 
-    A venue that cannot be asked is asked again; what it missed meanwhile comes late, never twice. The candle that is
-    still growing is never passed on.
+    Candles of one instant are shown together. A venue publishes some of them later than others: these are waited for,
+    ten seconds, but at most a quarter of a candle and a third of *fresh_s*. Then the moment is shown without them, and
+    who is missing is logged, of each symbol once an hour.
+
+    A candle that comes later still is shown as well, by itself, with the instant at which it closed, even if later
+    instants were shown meanwhile. So a strategy's memory of that symbol has no gap, and its age says whether anything
+    is done about what is decided. A strategy that needs several symbols at once has missed that instant. A candle that
+    is published more than ten candles late is lost.
+
+    A venue that cannot be asked is asked again; what it missed meanwhile comes late, never twice. A symbol that cannot
+    be asked is treated like one that is late; only at the start nothing is shown before each could be asked once.
 
     Args:
         exchange: a ccxt exchange, or anything with its ``fetch_ohlcv``.
         symbols: whose candles.
         timeframe: ccxt's name of the length, e.g. ``"5m"``.
+        fresh_s: for how long a decision can be carried out.
         clock: source of Unix milliseconds.
 
     Raises:
-        InvalidInput: a length that is not a number of minutes, hours or days.
+        InvalidInput: a length that is not a number of minutes, hours or days, or that the exchange does not have.
     """
 
     def __init__(
-        self, exchange: Any, symbols: Sequence[str], *, timeframe: str, clock: execsafe.Clock | None = None
+        self,
+        exchange: Any,
+        symbols: Sequence[str],
+        *,
+        timeframe: str,
+        fresh_s: float = 300.0,
+        clock: execsafe.Clock | None = None,
     ) -> None:
         self._exchange = exchange
-        self._symbols = tuple(symbols)
+        self._symbols = list(symbols)
         self._timeframe = timeframe
         self._interval_ms = interval_ms(timeframe)
+        _check_offered(exchange, timeframe)
+        shares = (self._interval_ms / 4, fresh_s * 1000 / 3)
+        self._patience_ms = round(min(_PATIENCE_S * 1000, *shares))
         self._clock = clock if clock is not None else execsafe.SystemClock()
+        self._outage = _Outage(self._clock)
+        self._missed_ms: dict[str, int] = {}
 
     async def moments(self, warm_up: int) -> AsyncGenerator[Moment, None]:
-        now_ms = self._clock.now_ms()
-        done_ms = now_ms - now_ms % self._interval_ms - (warm_up + 1) * self._interval_ms
-        started_ms = now_ms
+        started_ms = earliest_ms(self._clock)
+        gathering = Gathering(
+            self._symbols,
+            length_ms=self._interval_ms,
+            patience_ms=self._patience_ms,
+            after_ms=started_ms - started_ms % self._interval_ms - (warm_up + 1) * self._interval_ms,
+        )
         while True:
-            try:
-                found = await self._closed_since(done_ms)
-            except Exception as error:  # noqa: BLE001 - whatever the client raises, the next question comes
-                _log.warning("candles could not be read (%s); asking again", type(error).__name__)
-                await anyio.sleep(_RETRY_S)
-                continue
-            for moment in found:
-                done_ms = moment.closed_at_ms - self._interval_ms
+            is_read = await self._read(gathering)
+            for moment in gathering.take(self._clock.now_ms()):
+                self._tell_missing(moment)
                 yield attrs.evolve(moment, is_past=moment.closed_at_ms <= started_ms)
-            now_ms = self._clock.now_ms()
-            until_ms = self._interval_ms - now_ms % self._interval_ms
-            await anyio.sleep(until_ms / 1000 + _AFTER_CLOSE_S if found else _RETRY_S)
+            await anyio.sleep(self._pause_s(gathering) if is_read else _RETRY_S)
 
-    async def _closed_since(self, opened_after_ms: int) -> list[Moment]:
+    async def _read(self, gathering: Gathering) -> bool:
+        """Ask for what is due; whether all of it could be.
+
+        The first symbol that cannot be asked ends the pass, so that a venue that is away is not asked for each; it is
+        the last one in the next pass, so that it keeps no other from being read.
+        """
+        now_ms = earliest_ms(self._clock)
+        for symbol in tuple(self._symbols):
+            try:
+                await self._read_symbol(symbol, gathering, now_ms)
+            except Exception as error:  # noqa: BLE001 - whatever the client raises, the next question comes
+                self._symbols.remove(symbol)
+                self._symbols.append(symbol)
+                self._outage.failed(symbol, error)
+                return False
+        self._outage.ended()
+        return True
+
+    async def _read_symbol(self, symbol: str, gathering: Gathering, now_ms: int) -> None:
+        """Page after page, until one brings nothing new or the latest candle is there."""
+        while gathering.is_due(symbol, now_ms):
+            rows = await self._exchange.fetch_ohlcv(symbol, self._timeframe, gathering.asked_ms(symbol) + 1)
+            if not gathering.add(symbol, map(_candle, rows), now_ms):
+                break
+        gathering.note_read(symbol)
+
+    def _pause_s(self, gathering: Gathering) -> float:
+        pause_ms = gathering.pause_ms(earliest_ms(self._clock))
+        left_ms = gathering.patience_left_ms(self._clock.now_ms())
+        return (pause_ms if left_ms is None else min(pause_ms, left_ms)) / 1000
+
+    def _tell_missing(self, moment: Moment) -> None:
         now_ms = self._clock.now_ms()
-        candles: dict[str, list[Candle]] = {}
-        for symbol in self._symbols:
-            rows = await self._exchange.fetch_ohlcv(symbol, self._timeframe, opened_after_ms + 1)
-            read = [_candle(row) for row in rows]
-            candles[symbol] = [
-                c for c in read if c.opened_at_ms > opened_after_ms and c.opened_at_ms + self._interval_ms <= now_ms
-            ]
-        return list(_together(candles, self._interval_ms))
+        news = [s for s in moment.missing if now_ms - self._missed_ms.get(s, -_MISSED_AGAIN_MS) >= _MISSED_AGAIN_MS]
+        if news:
+            self._missed_ms |= dict.fromkeys(news, now_ms)
+            at = datetime.fromtimestamp(moment.closed_at_ms / 1000, tz=UTC).isoformat()
+            _log.warning("the candles of %s are shown without %s: there are none so far", at, ", ".join(news))
+
+
+class _Outage:
+    """Tells that candles cannot be read: at once, then once a minute how often, and that they can be read again."""
+
+    def __init__(self, clock: execsafe.Clock) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._began_ms = self._told_ms = 0
+
+    def failed(self, symbol: str, error: Exception) -> None:
+        now_ms = self._clock.now_ms()
+        self._failures += 1
+        why = f"{type(error).__name__}: {redact(str(error))[:_REASON_MAX]}"
+        if self._failures == 1:
+            self._began_ms = self._told_ms = now_ms
+            _log.warning("candles of %s could not be read (%s); asking again every %g s", symbol, why, _RETRY_S)
+        elif now_ms - self._told_ms >= _OUTAGE_AGAIN_MS:
+            self._told_ms = now_ms
+            _log.warning(
+                "candles could not be read %d times in %d s, the last time those of %s (%s); asking again",
+                self._failures, self._lasted_s(), symbol, why,
+            )  # fmt: skip
+
+    def ended(self) -> None:
+        if self._failures:
+            _log.info("candles can be read again, after %d failures in %d s", self._failures, self._lasted_s())
+            self._failures = 0
+
+    def _lasted_s(self) -> int:
+        return (self._clock.now_ms() - self._began_ms) // 1000
 
 
 def interval_ms(timeframe: str) -> int:
@@ -136,18 +207,22 @@ def interval_ms(timeframe: str) -> int:
         InvalidInput: anything but minutes, hours and days.
     """
     number, unit = timeframe[:-1], timeframe[-1:]
-    if unit not in _UNITS_MS or not number.isdecimal() or int(number) < 1:
+    if unit not in _UNITS_MS or not (number.isascii() and number.isdecimal()) or int(number) < 1:
         raise execsafe.InvalidInput(f"candle must be like '5m', '1h' or '1d', was {timeframe[:10]!r}")
     return int(number) * _UNITS_MS[unit]
 
 
-def _together(candles: Mapping[str, Iterable[Candle]], length_ms: int) -> Iterable[Moment]:
-    by_time: dict[int, dict[str, Candle]] = {}
-    for symbol, own in candles.items():
-        for candle in own:
-            by_time.setdefault(candle.opened_at_ms, {})[symbol] = candle
-    for opened_at_ms in sorted(by_time):
-        yield Moment(closed_at_ms=opened_at_ms + length_ms, candles=by_time[opened_at_ms])
+def _check_offered(exchange: Any, timeframe: str) -> None:
+    """Refuse a length of which *exchange* says that it has none, instead of asking for it for ever."""
+    offered: Mapping[str, object] = getattr(exchange, "timeframes", None) or {}
+    if not offered or timeframe in offered:
+        return
+    name = getattr(exchange, "id", "the exchange")
+    known = [one for one in offered if one[-1:] in _UNITS_MS and one[:-1].isdecimal()]
+    wanted_ms = interval_ms(timeframe)
+    near = sorted(known, key=lambda one: abs(math.log(interval_ms(one) / wanted_ms)))[:_NEAREST]
+    hint = f"; the nearest are {', '.join(sorted(near, key=interval_ms))}" if near else ""
+    raise execsafe.InvalidInput(f"{name} has no candles of {timeframe!r}{hint}")
 
 
 def _candle(row: Sequence[Any]) -> Candle:

@@ -284,7 +284,13 @@ async def _bus(config: BotConfig) -> AsyncIterator[ManagedBus | None]:
 def _feed(config: BotConfig, strategy: Strategy, exchange: Any) -> Feed:
     if isinstance(strategy, Listening):
         return SilentFeed()
-    return VenueFeed(exchange, config.strategy.symbols, timeframe=config.strategy.candle, clock=clock)
+    return VenueFeed(
+        exchange,
+        config.strategy.symbols,
+        timeframe=config.strategy.candle,
+        fresh_s=config.run.signal_age_max_s,
+        clock=clock,
+    )
 
 
 async def _reach(desk: TradingDesk) -> None:

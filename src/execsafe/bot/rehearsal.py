@@ -24,8 +24,9 @@ from execsafe.bot import guarded, live, scenes, stage
 from execsafe.bot.candles import RECORDED, Candle
 from execsafe.bot.config import BotConfig
 from execsafe.bot.desk import TradingDesk
-from execsafe.bot.feed import Moment, RecordedFeed, interval_ms
+from execsafe.bot.feed import RecordedFeed, interval_ms
 from execsafe.bot.listening import Listening
+from execsafe.bot.moments import Moment
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.runner import Runner, RunResult
 from execsafe.bot.screen import Progress, Watch

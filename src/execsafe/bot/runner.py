@@ -15,9 +15,10 @@ import attrs
 import execsafe
 from execsafe.bot.config import StrategyConfig
 from execsafe.bot.desk import Came, TradingDesk
-from execsafe.bot.feed import Feed, Moment
+from execsafe.bot.feed import Feed
 from execsafe.bot.leftover import Leftover
 from execsafe.bot.listening import Listening
+from execsafe.bot.moments import Moment
 from execsafe.bot.pairs import Pairs
 from execsafe.bot.strategy import Close, Decision, Open, Strategy, TradePair
 from execsafe.bot.waves import Waves

@@ -119,5 +119,7 @@ class Strategy(abc.ABC):
     def on_candles(self, candles: Mapping[str, Candle], desk: Desk) -> Iterable[Decision]:
         """What to do now that these candles have closed: one per symbol, all of the same instant.
 
-        A symbol without a candle at this instant is not in *candles*.
+        A symbol without a candle at this instant is not in *candles*. A candle that the venue publishes late comes in
+        a call of its own, with others of its instant or alone, and maybe after candles of later instants; those of one
+        symbol always come in their order.
         """
