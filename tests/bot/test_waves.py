@@ -51,6 +51,17 @@ def test_the_same_candles_give_the_same_decisions_with_the_same_ids(settings):
     assert len(set(ids)) == len(ids)
 
 
+def test_candles_that_come_late_to_a_wave_do_not_make_it_larger(settings):
+    """The venue publishes those of one symbol late: both have moved, and the wave wants one position."""
+    at_once, alone = Waves((ETH, LTC), {**settings, "most": 1}), Waves((ETH, LTC), {**settings, "most": 1})
+    together = play(at_once, Desk())
+    apart = []
+    for eth, ltc in zip(recorded("ETH/BTC")[:480], recorded("LTC/BTC")[:480], strict=True):
+        apart.append([d for candles in ({ETH: eth}, {LTC: ltc}) for d in alone.on_candles(candles, Desk())])
+    assert max(map(len, together)) == max(map(len, apart)) == 1
+    assert [bool(wave) for wave in apart] == [bool(wave) for wave in together]
+
+
 def test_what_is_held_already_is_not_opened_again(settings):
     decisions = [d for wave in play(Waves((ETH, LTC), settings), Desk([ETH])) for d in wave]
     assert {decision.symbol for decision in decisions} == {LTC}

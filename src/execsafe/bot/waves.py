@@ -56,6 +56,8 @@ class Waves(Strategy):
         self.policy: WavesPolicy = config.settings(WavesPolicy, settings)
         self._closes: dict[str, deque[float]] = {s: deque(maxlen=self.policy.window + 1) for s in self.symbols}
         self._ranges: dict[str, deque[float]] = {s: deque(maxlen=4 * self.policy.window) for s in self.symbols}
+        self._wave_at_ms = 0
+        self._wanted = 0
 
     def on_candles(self, candles: Mapping[str, Candle], desk: Desk) -> Iterable[Decision]:
         for symbol, candle in candles.items():
@@ -64,14 +66,18 @@ class Waves(Strategy):
         at_ms = max((candle.opened_at_ms for candle in candles.values()), default=0)
         if at_ms // _MINUTE_MS % self.policy.every_minutes:
             return ()
-        return list(self._wave(at_ms, [symbol for symbol in candles if desk.position(symbol) is None]))
+        if at_ms != self._wave_at_ms:  # else candles that come late to a wave: it wants no more for that
+            self._wave_at_ms, self._wanted = at_ms, 0
+        wave = list(self._wave(at_ms, [symbol for symbol in candles if desk.position(symbol) is None]))
+        self._wanted += len(wave)
+        return wave
 
     def _wave(self, at_ms: int, symbols: Iterable[str]) -> Iterator[Decision]:
         moves = {symbol: self._move_bps(symbol) for symbol in symbols}
         chosen = sorted(
             (s for s, m in moves.items() if abs(m) >= self.policy.least_move_bps), key=lambda s: -abs(moves[s])
         )
-        for symbol in chosen[: self.policy.most]:
+        for symbol in chosen[: self.policy.most - self._wanted]:
             up = (moves[symbol] > 0) is self.policy.follow
             yield Open(
                 id=f"waves/{symbol}/{at_ms}",
