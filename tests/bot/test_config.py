@@ -56,6 +56,8 @@ def test_real_money_needs_two_words(lines, load):
         (LEAST + "[risk]\nunprotected_s = inf", r"must be finite @ \$.risk.unprotected_s"),
         (LEAST + '[run]\nmode = "on"', r"^'mode' must be 'live' or 'drain' or 'paper', was 'on' @ \$.run$"),
         (LEAST + '[run]\nstop = "kep"', r"^'stop' must be 'flat' or 'keep', was 'kep' @ \$.run$"),
+        (LEAST + 'candle = "7x"', r"^candle must be like '5m', '1h' or '1d', was '7x' @ \$.strategy$"),
+        (LEAST + "candle = 5", r"must be str, was int @ \$.strategy.candle"),
         (LEAST + "settings = 1", r"must be a table, was int @ \$.strategy.settings"),
         (LEAST.replace('["ETH/USDT:USDT"]', '"ETH/USDT:USDT"'), r"must be a list, was str @ \$.strategy.symbols"),
         (LEAST.replace('["ETH/USDT:USDT"]', "[1]"), "must be a list of texts, was int"),

@@ -27,6 +27,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 import execsafe
+from execsafe.bot.feed import interval_ms
 from execsafe.buses import check_name
 from execsafe.core.redaction import redact
 
@@ -59,6 +60,10 @@ def _an_address(_instance: object, attribute: attrs.Attribute[Any], value: str) 
     host, _, port = value.rpartition(":")
     if value and not (host and port.isascii() and port.isdecimal() and int(port) <= _PORT_MAX):
         raise execsafe.InvalidInput(f"'{attribute.name}' must be like '127.0.0.1:9464', was {value!r}")
+
+
+def _a_length(_instance: object, _attribute: attrs.Attribute[Any], value: str) -> None:
+    interval_ms(value)
 
 
 def amount(value: object) -> Decimal:
@@ -101,7 +106,7 @@ class StrategyConfig:
 
     name: str
     symbols: tuple[str, ...]
-    candle: str = "5m"
+    candle: str = attrs.field(default="5m", validator=_a_length)
     settings: dict[str, Any] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
