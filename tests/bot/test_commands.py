@@ -89,10 +89,19 @@ def test_run_shows_what_is_in_force(path, no_keys, capsys):
     assert 'name = "waves"' in out
 
 
-def test_run_without_keys_starts_nothing(path, no_keys, capsys):
+@pytest.mark.parametrize(("account", "prefix"), [("default", "EXECSAFE_"), ("main", "EXECSAFE_MAIN_")])
+def test_run_without_keys_starts_nothing_and_says_where_it_looked(account, prefix, path, no_keys, capsys):
+    path.write_text(path.read_text().replace("[strategy]", f'account = "{account}"\n[strategy]'))
     assert cli.main(["run", "--config", str(path)]) == 2
-    assert "needs apiKey, secret" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"needs apiKey, secret: set {prefix}API_KEY and {prefix}API_SECRET in the environment" in told
     assert not (path.parent / "bot.db").exists()
+
+
+def test_a_venue_whose_credentials_the_bot_cannot_take_is_said_to_be_one(path, no_keys, capsys):
+    path.write_text(path.read_text().replace('"binance"', '"hyperliquid"'))
+    assert cli.main(["run", "--config", str(path)]) == 2
+    assert "the bot has no variable for privateKey, walletAddress" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "resolve", "doctor"])
@@ -109,7 +118,13 @@ def test_a_file_that_is_not_there_is_said_in_one_line(command, tmp_path, capsys)
         (('"waves"', '"wave"'), "no strategy 'wave'; there are pairs, signals, waves, or your own as module:Class"),
         (('"binance"', '"binanse"'), "ccxt has no exchange 'binanse'; did you mean binance?"),
         (("bot.db", "nowhere/bot.db"), "nowhere for the store: create it first"),
-        (("[run]", "[run]\nsignal_age_max_s = 1e30"), "max_age_s"),
+        (("[run]", "[run]\nsignal_age_max_s = 1e30"), "execsafe: signal_age_max_s must be"),
+        (("[run]", "[run]\nsignal_age_max_s = 1e7"), "execsafe: signal_age_max_s: records would be forgotten"),
+        (("[run]", "[run]\nreconcile_s = 1e9"), "execsafe: reconcile_s must be"),
+        (("[run]", "[run]\nprotect_s = 1e9"), "execsafe: protect_s must be"),
+        (("[run]", "[risk]\nunprotected_s = 1e9\n[run]"), "execsafe: unprotected_s must be"),
+        (("[run]", "[risk]\nspread_max_bps = 1000000\n[run]"), "execsafe: spread_max_bps must be"),
+        (("[run]", "[risk]\ngross_notional_max = 1e300\n[run]"), "execsafe: gross_notional_max is out of range"),
     ],
 )
 def test_what_is_wrong_without_asking_anybody_is_said_before_anything_else(change, message, path, monkeypatch, capsys):

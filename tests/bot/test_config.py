@@ -18,10 +18,10 @@ symbols = ["ETH/USDT:USDT"]
 
 @pytest.fixture
 def load(tmp_path):
-    def load(text):
+    def load(text, environment=None):
         path = tmp_path / "bot.toml"
         path.write_text(text)
-        return config.load(path)
+        return config.load(path, environment)
 
     return load
 
@@ -100,6 +100,54 @@ def test_keys_come_from_the_environment_or_from_a_file_that_it_names(load, tmp_p
     assert config.credentials(main, {"EXECSAFE_MAIN_API_KEY": "k2"}) == {"apiKey": "k2"}
 
 
+def test_an_empty_variable_is_as_good_as_none(load, tmp_path):
+    """A compose file hands on EXECSAFE_STORE="" where nobody has set it: that must not switch the file's value off."""
+    text = LEAST + '[run]\nstore = "sqlite:////var/bot.db"\n[bus]\nurl = "redis://localhost"\n'
+    (tmp_path / "store").write_text("sqlite:////run/bot.db\n")
+    empty = dict.fromkeys(("EXECSAFE_STORE", "EXECSAFE_STORE_FILE", "EXECSAFE_BUS", "EXECSAFE_API_KEY"), "")
+    found = load(text, empty)
+    assert (found.run.store, found.bus.url) == ("sqlite:////var/bot.db", "redis://localhost")
+    assert config.credentials(found.venue, empty) == {}
+    assert load(text, {**empty, "EXECSAFE_STORE_FILE": str(tmp_path / "store")}).run.store == "sqlite:////run/bot.db"
+
+
+def test_an_empty_file_for_a_variable_is_a_mistake(load, tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(execsafe.InvalidInput, match="the file that EXECSAFE_BUS_FILE names is empty"):
+        load(LEAST, {"EXECSAFE_BUS_FILE": str(tmp_path / "empty")})
+
+
+@pytest.mark.parametrize("account", ["my acc", "", "a-b", "ünï", "main\\n"])
+def test_an_account_whose_variables_no_shell_could_set_is_refused(account, load):
+    with pytest.raises(execsafe.InvalidInput, match=r"'account' must be letters, digits and _.*EXECSAFE_MAIN_API_KEY"):
+        load(LEAST.replace("[strategy]", f'account = "{account}"\n[strategy]'))
+
+
+@pytest.mark.guarantee(16)
+def test_g16_symbols_of_senders_may_be_called_anything_and_a_key_among_them_is_not_shown(load):
+    found = load(LEAST + '[bus]\nsymbols = {KEYUSDT = "ETH/USDT:USDT", TOKENUSDT = "ETH/USDT:USDT"}')
+    assert set(found.bus.symbols) == {"KEYUSDT", "TOKENUSDT"}
+    with pytest.raises(execsafe.InvalidInput, match=r"bus: apiKey must be one of .*symbols .ETH/USDT:USDT.") as caught:
+        load(LEAST + '[bus.symbols]\nETHUSDT = "ETH/USDT:USDT"\napiKey = "canary-4711"')
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "served_at"),
+    [("127.0.0.1:9464", "127.0.0.1:9464"), ("[::1]:9464", "::1:9464"), ("::1:9464", "::1:9464"), ("", "")],
+)
+def test_metrics_are_served_at_an_address_of_either_kind(address, served_at, load):
+    assert load(LEAST + f'[run]\nmetrics = "{address}"').run.metrics == served_at
+
+
+@pytest.mark.parametrize(
+    "address", ["9464", ":9464", "127.0.0.1:0", "127.0.0.1:65536", "[::1]", "[]:9464", "[::1:9464"]
+)
+def test_an_address_at_which_nobody_would_find_the_metrics_is_refused(address, load):
+    with pytest.raises(execsafe.InvalidInput, match=r"'metrics' must be like '127.0.0.1:9464' or '\[::1\]:9464'"):
+        load(LEAST + f'[run]\nmetrics = "{address}"')
+
+
 def test_a_file_of_a_key_that_cannot_be_read_is_said_by_its_variable(load, tmp_path):
     with pytest.raises(execsafe.InvalidInput, match="EXECSAFE_API_KEY_FILE names cannot be read: No such file"):
         config.credentials(load(LEAST).venue, {"EXECSAFE_API_KEY_FILE": str(tmp_path / "none")})
@@ -111,6 +159,14 @@ def test_what_is_in_force_can_be_shown(load):
     assert "position_notional = 12.5" in lines
     assert 'symbols = ["ETH/USDT:USDT"]' in lines
     assert 'mode = "live"' in lines
+
+
+def test_where_a_store_with_a_relative_path_lies_is_shown(load, tmp_path, monkeypatch):
+    """It depends on the directory that the bot is started in."""
+    monkeypatch.chdir(tmp_path)
+    lines = config.describe(load(LEAST + '[run]\nstore = "sqlite:///my%20bot.db?busy_timeout_s=5"', {}))
+    assert f"# that is {tmp_path}/my bot.db" in lines
+    assert "# that is" not in "\n".join(config.describe(load(LEAST + '[run]\nstore = "sqlite:////var/bot.db"', {})))
 
 
 def test_amounts_are_exact():

@@ -14,19 +14,19 @@ Every other value has a default; ``execsafe run --config FILE --show`` prints wh
 from __future__ import annotations
 
 import difflib
-import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
-from urllib.parse import parse_qsl
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 import execsafe
+from execsafe.bot.environment import BUS, STORE, has_password, shown_url, variable
 from execsafe.bot.feed import interval_ms
 from execsafe.buses import check_name
 from execsafe.core.redaction import redact
@@ -36,10 +36,8 @@ T = TypeVar("T")
 _FILE_BYTES_MAX: Final = 1_000_000
 _PORT_MAX: Final = 65_535
 _CREDENTIALS: Final = {"apiKey": "API_KEY", "secret": "API_SECRET", "password": "API_PASSWORD", "uid": "API_UID"}
-_STORE: Final = "EXECSAFE_STORE"
-_BUS: Final = "EXECSAFE_BUS"
+_ACCOUNT: Final = re.compile(r"[A-Za-z0-9_]+")
 _URLS: Final = frozenset({("run", "store"), ("bus", "url")})
-_SECRET_OPTIONS: Final = ("password", "secret", "token", "passphrase")  # "sslkey" names a file
 _SECRET_WORDS: Final = ("key", "secret", "password", "token", "passphrase")
 
 
@@ -58,8 +56,23 @@ def _one_of(*known: str) -> Callable[[object, attrs.Attribute[Any], str], None]:
 
 def _an_address(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
     host, _, port = value.rpartition(":")
-    if value and not (host and port.isascii() and port.isdecimal() and int(port) <= _PORT_MAX):
-        raise execsafe.InvalidInput(f"'{attribute.name}' must be like '127.0.0.1:9464', was {value!r}")
+    is_port = port.isascii() and port.isdecimal() and 1 <= int(port) <= _PORT_MAX  # 0: nobody would know which it is
+    if value and not (host and is_port and not set(host) & set("[]")):
+        raise execsafe.InvalidInput(f"'{attribute.name}' must be like '127.0.0.1:9464' or '[::1]:9464', was {value!r}")
+
+
+def _without_brackets(value: str) -> str:
+    """``[::1]:9464`` as the server takes it."""
+    host, colon, port = value.rpartition(":")
+    return f"{host[1:-1]}:{port}" if colon and host.startswith("[") and host.endswith("]") else value
+
+
+def _an_account(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not _ACCOUNT.fullmatch(value):
+        raise execsafe.InvalidInput(
+            f"'{attribute.name}' must be letters, digits and _, as in the variables of its keys "
+            f"(EXECSAFE_MAIN_API_KEY), was {value!r}"
+        )
 
 
 def _a_length(_instance: object, _attribute: attrs.Attribute[Any], value: str) -> None:
@@ -86,7 +99,7 @@ class VenueConfig:
     """Where to trade. ``sandbox`` is on unless it is switched off *and* ``live`` is said: two words for real money."""
 
     exchange: str
-    account: str = "default"
+    account: str = attrs.field(default="default", validator=_an_account)
     sandbox: bool = True
     live: bool = False
     options: dict[str, Any] = attrs.Factory(dict)
@@ -164,7 +177,7 @@ class RunConfig:
     stop_timeout_s: float = attrs.field(default=60.0, validator=_above_zero)
     log: str = attrs.field(default="info", validator=_one_of("debug", "info", "warning", "error"))
     log_format: str = attrs.field(default="text", validator=_one_of("text", "json"))
-    metrics: str = attrs.field(default="", validator=_an_address)
+    metrics: str = attrs.field(default="", converter=_without_brackets, validator=_an_address)
 
 
 @attrs.frozen(kw_only=True)
@@ -222,15 +235,16 @@ class BotConfig:
     def __attrs_post_init__(self) -> None:
         """Refuse signals for symbols that are not traded."""
         for theirs, ours in self.bus.symbols.items():
-            if ours not in self.strategy.symbols:
-                raise execsafe.InvalidInput(f"bus: {theirs} is {ours}, which is not among the strategy's symbols")
+            if ours not in self.strategy.symbols:  # not shown: a key that slipped into this table would be
+                known = ", ".join(self.strategy.symbols)
+                raise execsafe.InvalidInput(f"bus: {theirs} must be one of the strategy's symbols ({known})")
 
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> BotConfig:
     """Read and check a configuration file.
 
     ``EXECSAFE_STORE`` and ``EXECSAFE_BUS`` in the *environment* go before ``run.store`` and ``bus.url``; with ``_FILE``
-    at the end they name a file that holds the URL.
+    at the end they name a file that holds the URL. An empty one counts as not set.
 
     Raises:
         InvalidInput: not TOML, an unknown name (the message has the nearest known one), a value that cannot be,
@@ -249,55 +263,26 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> BotConfig:
         tree = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise execsafe.InvalidInput(f"{path}: {error}") from None
-    for name in _names(tree):
+    for name in _names(_without_their_names(tree)):
         if any(word in name.lower() for word in _SECRET_WORDS):
             raise execsafe.InvalidInput(f"{path}: {name} looks like a credential; keys come from the environment only")
     config = settings(BotConfig, tree)
-    for name, url, variable in (("store", config.run.store, _STORE), ("url", config.bus.url, _BUS)):
-        if _has_password(url):
+    for name, url, source in (("store", config.run.store, STORE), ("url", config.bus.url, BUS)):
+        if has_password(url):
             raise execsafe.InvalidInput(
-                f"{path}: {name} holds a password; such a URL comes from the environment only, as {variable}"
+                f"{path}: {name} holds a password; such a URL comes from the environment only, as {source}"
             )
-    return _from_environment(config, os.environ if environment is None else environment)
+    return _from_environment(config, environment)
 
 
-def _has_password(url: str) -> bool:
-    before_host = url.partition("://")[2].rpartition("@")[0]
-    return ":" in before_host or _names_a_secret(url)
-
-
-def _names_a_secret(url: str) -> bool:
-    """Whether an option is called like one; what cannot be read may hold anything."""
-    query = url.partition("?")[2]
-    try:
-        names = [name.lower() for name, _ in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))]
-    except ValueError:
-        return True
-    return any(word in name for name in names for word in _SECRET_OPTIONS)
-
-
-def _shown_url(url: str) -> str:
-    """The URL, or as much of it as can hold no secret."""
-    scheme, found, rest = url.partition("://")
-    if not url or (found and "@" not in rest and not _names_a_secret(url)):
-        return url
-    return f"{scheme}://***" if found and scheme.isalpha() else "***"
-
-
-def _from_environment(config: BotConfig, environment: Mapping[str, str]) -> BotConfig:
-    store = _variable(_STORE, environment)
-    bus = _variable(_BUS, environment)
+def _from_environment(config: BotConfig, environment: Mapping[str, str] | None) -> BotConfig:
+    store = variable(STORE, environment)
+    bus = variable(BUS, environment)
     return attrs.evolve(
         config,
         run=config.run if store is None else attrs.evolve(config.run, store=store),
         bus=config.bus if bus is None else attrs.evolve(config.bus, url=bus),
     )
-
-
-def _variable(name: str, environment: Mapping[str, str]) -> str | None:
-    if name in environment:
-        return environment[name]
-    return _secret(f"{name}_FILE", environment) if f"{name}_FILE" in environment else None
 
 
 def settings(cls: type[T], values: Mapping[str, object]) -> T:
@@ -316,27 +301,19 @@ def credentials(config: VenueConfig, environment: Mapping[str, str] | None = Non
     """The exchange's keys for ccxt, from ``EXECSAFE_API_KEY``, ``…_SECRET``, ``…_PASSWORD``, ``…_UID``.
 
     With the account's name in between (``EXECSAFE_MAIN_API_KEY``) for an account other than "default". With
-    ``_FILE`` at the end the variable names a file that holds the value.
+    ``_FILE`` at the end the variable names a file that holds the value. An empty variable counts as not set.
 
     Raises:
-        InvalidInput: such a file cannot be read.
+        InvalidInput: such a file cannot be read, or is empty.
     """
-    environment = os.environ if environment is None else environment
-    prefix = "EXECSAFE_" if config.account == "default" else f"EXECSAFE_{config.account.upper()}_"
-    found: dict[str, str] = {}
-    for name, suffix in _CREDENTIALS.items():
-        value = _variable(prefix + suffix, environment)
-        if value is not None:
-            found[name] = value
-    return found
+    found = {name: variable(key_variable(config, name), environment) for name in _CREDENTIALS}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _secret(variable: str, environment: Mapping[str, str]) -> str:
-    try:
-        return Path(environment[variable]).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise execsafe.InvalidInput(f"the file that {variable} names cannot be read: {why}") from None
+def key_variable(config: VenueConfig, name: str) -> str:
+    """The environment variable from which ccxt's credential *name* is read; empty if it is read from none."""
+    account = "" if config.account == "default" else f"{config.account.upper()}_"
+    return f"EXECSAFE_{account}{_CREDENTIALS[name]}" if name in _CREDENTIALS else ""
 
 
 def describe(config: BotConfig) -> list[str]:
@@ -346,8 +323,16 @@ def describe(config: BotConfig) -> list[str]:
         lines.append(f"[{table}]")
         for name, value in attrs.asdict(values).items():
             is_url = (table, name) in _URLS
-            lines.append(f"{name} = {_shown(_shown_url(value) if is_url else value)}")
+            lines.append(f"{name} = {_shown(shown_url(value) if is_url else value)}")
+            if (table, name) == ("run", "store"):
+                lines += _place(value)
     return lines
+
+
+def _place(url: str) -> list[str]:
+    """Where the store's file is, as a comment, if *url* leaves that to the directory that the bot is started in."""
+    path = execsafe.open_store(url).path if url.startswith("sqlite:") else None  # type: ignore[attr-defined]
+    return [] if path is None or path.is_absolute() else [f"# that is {path.absolute()}"]
 
 
 def _shown(value: object) -> str:
@@ -400,6 +385,14 @@ def _table(converter: cattrs.Converter, cls: type[T]) -> Callable[[object, objec
     fill = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
     be_table = _strictly(Mapping, "a table")
     return lambda value, _type: fill(be_table(value, _type), cls)
+
+
+def _without_their_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """*tree* without the table of the senders' names of symbols: these may be any word, such as KEYUSDT."""
+    bus = tree.get("bus")
+    if not isinstance(bus, Mapping) or not isinstance(bus.get("symbols"), Mapping):
+        return dict(tree)
+    return {**tree, "bus": {name: value for name, value in bus.items() if name != "symbols"}}
 
 
 def _names(tree: object) -> Iterator[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import attrs
@@ -17,7 +17,7 @@ import execsafe
 from execsafe import pretrade
 from execsafe.bot.anew import Again, Stop, Stoppable
 from execsafe.bot.clockwatch import ClockWatch
-from execsafe.bot.config import BotConfig, RiskConfig, RunConfig, credentials
+from execsafe.bot.config import BotConfig, RiskConfig, RunConfig, credentials, key_variable
 from execsafe.bot.desk import TradingDesk
 from execsafe.bot.feed import Feed, SilentFeed, VenueFeed
 from execsafe.bot.leftover import Leftover
@@ -32,6 +32,8 @@ from execsafe.buses import ManagedBus
 from execsafe.core.safety import is_auth
 from execsafe.model.instrument import is_contract
 from execsafe.observe import log_events
+
+T = TypeVar("T")
 
 _BINANCE_FUTURES: Final = "fapiPrivateV2"
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -51,12 +53,18 @@ def make_exchange(config: BotConfig) -> Any:
     exchange = getattr(ccxt, name)({**keys, "options": dict(config.venue.options), "enableRateLimit": True})
     missing = [need for need, needed in exchange.requiredCredentials.items() if needed and need not in keys]
     if missing:
-        raise execsafe.InvalidInput(
-            f"{name} needs {', '.join(missing)}: set EXECSAFE_API_KEY and its siblings in the environment"
-        )
+        raise execsafe.InvalidInput(f"{name} needs {', '.join(missing)}: {_where_from(config, missing)}")
     if config.venue.sandbox:
         _enter_sandbox(exchange, config)
     return exchange
+
+
+def _where_from(config: BotConfig, missing: Sequence[str]) -> str:
+    variables = {need: key_variable(config.venue, need) for need in missing}
+    unknown = sorted(need for need, variable in variables.items() if not variable)
+    if unknown:
+        return f"the bot has no variable for {', '.join(unknown)}"
+    return f"set {' and '.join(variables.values())} in the environment"
 
 
 def _enter_sandbox(exchange: Any, config: BotConfig) -> None:
@@ -141,27 +149,54 @@ def desk_policy(config: BotConfig, strategy: Strategy) -> DeskPolicy:
         entry_slippage_bps=Decimal(risk.slippage_bps),
         account=config.venue.account,
         stop_positions=strategy.protects,
-        signals=signal_policy(
-            config.bus,
-            config.strategy.symbols,
-            execsafe.SignalPolicy(mode=run.mode, max_age_s=run.signal_age_max_s),
-        ),
-        reconcile=execsafe.ReconcilePolicy(interval_s=run.reconcile_s),
+        signals=signal_policy(config.bus, config.strategy.symbols, _signals(run)),
+        reconcile=_keyed(lambda: execsafe.ReconcilePolicy(interval_s=run.reconcile_s), interval_s="reconcile_s"),
         pretrade=_pretrade(risk),
         protection=_protection(risk, run),
     )
 
 
+def _signals(run: RunConfig) -> execsafe.SignalPolicy:
+    return _keyed(
+        lambda: execsafe.SignalPolicy(mode=run.mode, max_age_s=run.signal_age_max_s), max_age_s="signal_age_max_s"
+    )
+
+
 def _protection(risk: RiskConfig, run: RunConfig) -> execsafe.ProtectionPolicy:
     alert_s = min(execsafe.ProtectionPolicy().alert_after_s, risk.unprotected_s / 2)  # before it is too late
-    return execsafe.ProtectionPolicy(alert_after_s=alert_s, deadline_s=risk.unprotected_s, interval_s=run.protect_s)
+    return _keyed(
+        lambda: execsafe.ProtectionPolicy(
+            alert_after_s=alert_s, deadline_s=risk.unprotected_s, interval_s=run.protect_s
+        ),
+        alert_after_s="unprotected_s",
+        deadline_s="unprotected_s",
+        interval_s="protect_s",
+    )
 
 
 def _pretrade(risk: RiskConfig) -> execsafe.PreTradePolicy:
     widest = execsafe.Bps(risk.spread_max_bps)
-    spread = pretrade.SpreadGuard(warn=min(widest, execsafe.Bps(10)), block=widest)
-    limits = pretrade.ExposureLimits(max_gross_notional=risk.gross_notional_max)
+    spread = _keyed(
+        lambda: pretrade.SpreadGuard(warn=min(widest, execsafe.Bps(10)), block=widest), block="spread_max_bps"
+    )
+    limits = _keyed(
+        lambda: pretrade.ExposureLimits(max_gross_notional=risk.gross_notional_max), limit="gross_notional_max"
+    )
     return execsafe.PreTradePolicy(spread=spread, limits=limits)
+
+
+def _keyed(make: Callable[[], T], **keys: str) -> T:
+    """What *make* makes of the file's figures. A refusal names the *keys* of the file, not the part's own words.
+
+    Raises:
+        InvalidInput: one of the figures cannot be.
+    """
+    try:
+        return make()
+    except execsafe.InvalidInput as error:
+        figure, _, rest = str(error).partition(" ")
+        told = f"{keys[figure]} {rest}" if figure in keys else f"{' or '.join(keys.values())}: {error}"
+        raise execsafe.InvalidInput(told) from None
 
 
 def check_bus(config: BotConfig, strategy: Strategy) -> None:
