@@ -11,10 +11,12 @@ import anyio
 import attrs
 
 import execsafe
+from execsafe.bot import journal, reset
 from execsafe.bot.config import BotConfig
 from execsafe.bot.live import bus_of, check_bus, make_exchange, store_of
 from execsafe.bot.runner import make_strategy
 from execsafe.bot.waiting import CHECK_THE_KEY
+from execsafe.core.safety import SafetyRecord
 
 _TIMEOUT_S: Final = 20.0
 
@@ -37,7 +39,7 @@ async def examine(config: BotConfig, *, exchange: Any = None, clock: execsafe.Cl
         findings.append(Finding(what="strategy", says=config.strategy.name))
     except execsafe.ExecsafeError as error:
         findings.append(Finding(what="strategy", says=str(error), is_fine=False))
-    findings.append(await _store(config))
+    findings += await _store(config, clock)
     findings += await _bus(config)
     try:
         exchange = make_exchange(config) if exchange is None else exchange
@@ -68,22 +70,47 @@ def _meaning(config: BotConfig) -> list[Finding]:
     return [Finding(what="money", says="sandbox: no real money")]
 
 
-async def _store(config: BotConfig) -> Finding:
+async def _store(config: BotConfig, clock: execsafe.Clock) -> list[Finding]:
+    """The store as it is: a doctor that created it would say "ok" to a misspelt name."""
     try:
         store = store_of(config)
         path = getattr(store, "path", None)
         if path is not None and not path.exists():
-            return Finding(what="store", says=f"{path} is not there yet; a run creates it", is_fine=None)
+            return [_not_there(f"{path} is not there yet")]
+        if store.durability is execsafe.Durability.NONE:
+            return [_kept(store, "it is in memory")]
+        store = journal.open_existing(config.run.store)
         try:
             await store.open()
             open_records = await execsafe.IntentRegistry(store).open_records()
+            state = await reset.stored_state(store)
         finally:
             await store.aclose()
     except execsafe.ExecsafeError as error:
-        return Finding(what="store", says=f"{type(error).__name__}: {error}", is_fine=False)
-    kept = store.durability
-    says = f"survives {'nothing' if kept is execsafe.Durability.NONE else kept}; {len(open_records)} open intents"
-    return Finding(what="store", says=says, is_fine=kept is not execsafe.Durability.NONE)
+        if journal.is_missing(error) and journal.may_be_created(config.run.store):
+            return [_not_there("the server answers, and has no such store yet")]
+        return [Finding(what="store", says=f"{type(error).__name__}: {error}", is_fine=False)]
+    return [_kept(store, f"{len(open_records)} open intents"), *_trading(state, clock.now_ms())]
+
+
+def _kept(store: execsafe.Store, what: str) -> Finding:
+    survives = store.durability is not execsafe.Durability.NONE
+    says = f"survives {store.durability if survives else 'nothing'}; {what}"
+    return Finding(what="store", says=says, is_fine=survives)
+
+
+def _not_there(says: str) -> Finding:
+    return Finding(what="store", says=f"{says}; a run creates it", is_fine=None)
+
+
+def _trading(state: SafetyRecord | None, now_ms: int) -> list[Finding]:
+    """What an earlier run left that holds entries back."""
+    if state is None or not (lines := reset.lines(state, now_ms=now_ms)):
+        return []
+    if reset.needs_a_person(state):
+        says = f"{'; '.join(lines)}. No entry passes until you have looked, and said so: {reset.command()}"
+        return [Finding(what="trading", says=says, is_fine=False)]
+    return [Finding(what="trading", says="; ".join(lines), is_fine=None)]
 
 
 async def _bus(config: BotConfig) -> list[Finding]:

@@ -8,6 +8,7 @@ import execsafe
 from execsafe.intents import COLLECTION
 
 _PAGE: Final = 1_000
+_CREATE: Final = "create="
 _EMBEDDED: Final = ("memory:", "sqlite:")
 HEAD: Final = ("intent", "state", "symbol", "side", "quantity", "filled", "age")
 
@@ -18,15 +19,30 @@ def open_existing(url: str) -> execsafe.Store:
     Raises:
         InvalidInput: a malformed URL, or nothing is there.
     """
-    if not url.startswith(_EMBEDDED):
-        url += f"{'&' if '?' in url else '?'}create=false"
-    store = execsafe.open_store(url)
+    store = execsafe.open_store(url if url.startswith(_EMBEDDED) else _uncreated(url))
     path = getattr(store, "path", None)
     if path is not None and not path.exists():
         raise execsafe.InvalidInput(f"there is no store at {path}")
     if store.durability is execsafe.Durability.NONE:
         raise execsafe.InvalidInput("a store in memory ends with its process: there is nothing to list")
     return store
+
+
+def _uncreated(url: str) -> str:
+    """*url* of a server's store that opens it only if it is there."""
+    address, _, options = url.partition("?")
+    kept = [option for option in options.split("&") if option and not option.startswith(_CREATE)]
+    return f"{address}?{'&'.join([*kept, f'{_CREATE}false'])}"
+
+
+def may_be_created(url: str) -> bool:
+    """Whether a run that is given *url* makes the store where there is none."""
+    return f"{_CREATE}false" not in url.partition("?")[2].split("&")
+
+
+def is_missing(error: execsafe.ExecsafeError) -> bool:
+    """Whether a server was reached that has no such store."""
+    return bool(error.context.get("is_missing"))
 
 
 async def read(store: execsafe.Store, ended_too: bool) -> list[execsafe.IntentRecord]:

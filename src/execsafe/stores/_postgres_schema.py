@@ -226,7 +226,9 @@ def make_ready(connection: Connection, schema: str, *, may_create: bool) -> bool
     if is_new:
         _create(connection, schema, has_schema=access is not None)
     elif not found:
-        raise StoreCorrupt(f"schema {schema} holds no store: it was never made there, or its tables are gone")
+        raise StoreCorrupt(
+            f"schema {schema} holds no store: it was never made there, or its tables are gone", is_missing=True
+        )
     else:
         _check_tables(connection, schema, found)
     # Find out now, not at the first order, whether it can be written.

@@ -25,7 +25,9 @@ def refusal(kind: bytes, facts: Sequence[bytes]) -> StoreError | None:
     if kind == b"damaged":
         return StoreCorrupt(f"the store is damaged: {said[0]}")
     if kind == b"missing":
-        return StoreCorrupt("the server has no such store, and create=false: its data is lost, or it is another server")
+        return StoreCorrupt(
+            "the server has no such store, and create=false: its data is lost, or it is another server", is_missing=True
+        )
     if kind == b"absent":
         return StoreCorrupt("the server has lost the store: it was there before, and is not created again")
     if kind == b"other":
