@@ -252,6 +252,34 @@ def test_an_empty_store_says_so(tmp_path, capsys):
 
 
 @pytest.mark.guarantee(16)
+@pytest.mark.parametrize("command", ["intents", "report --out {folder}/page.html", "resolve --absent k --note seen"])
+def test_g16_a_store_is_named_by_the_environment_so_that_no_password_stands_in_a_list_of_processes(
+    command, journal, tmp_path, monkeypatch, capsys
+):
+    arguments = command.format(folder=tmp_path).split()
+    (tmp_path / "store").write_text(f"sqlite:///{journal}\n")
+    nowhere, reached = f"sqlite:///{tmp_path}/none.db", 2 if arguments[0] == "resolve" else 0
+    cases = [
+        ({"EXECSAFE_STORE": f"sqlite:///{journal}"}, reached, "'k'"),
+        ({"EXECSAFE_STORE_FILE": str(tmp_path / "store"), "EXECSAFE_STORE": ""}, reached, "'k'"),
+        ({"EXECSAFE_STORE": nowhere}, 2, "there is no store at"),
+        ({}, 2, "which store? Give its URL, or set EXECSAFE_STORE"),
+    ]
+    for environment, status, message in cases:
+        for name in ("EXECSAFE_STORE", "EXECSAFE_STORE_FILE"):
+            monkeypatch.setenv(name, environment.get(name, ""))
+        assert cli.main(arguments) == status
+        told = capsys.readouterr()
+        assert message in told.err or status == 0
+
+
+def test_a_store_that_is_named_goes_before_the_environment(journal, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EXECSAFE_STORE", f"sqlite:///{tmp_path}/none.db")
+    assert cli.main(["intents", f"sqlite:///{journal}"]) == 0
+    assert "resting-one" in capsys.readouterr().out
+
+
+@pytest.mark.guarantee(16)
 @pytest.mark.parametrize(
     "url", ["postgresql://bot:hunter2@db/x", "nosuch://bot:hunter2@db/x", "redis://:hunter2@127.0.0.1:1"]
 )

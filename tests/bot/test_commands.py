@@ -386,7 +386,15 @@ def test_what_nothing_can_prove_is_settled_by_hand(tmp_path, capsys):
     assert "not unresolved" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [["--store", "sqlite:///x.db"], ["--store", "sqlite:///x.db", "--absent", "k"]])
-def test_settling_by_hand_needs_a_key_and_a_note(given, capsys):
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--store", "sqlite:///x.db"],
+        ["--store", "sqlite:///x.db", "--absent", "k"],
+        ["--config", "bot.toml", "--absent", "k", "--note", "seen"],
+        [],
+    ],
+)
+def test_settling_by_hand_needs_a_key_and_a_note(given, no_keys, capsys):
     assert cli.main(["resolve", *given]) == 2
     assert "--note" in capsys.readouterr().err

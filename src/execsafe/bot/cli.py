@@ -19,6 +19,7 @@ import execsafe
 _T = TypeVar("_T")
 _SIGNALS_MAX: Final = 48
 _SIGNALS_FAST: Final = 12
+_STORE_HELP: Final = "e.g. sqlite:///orders.db; without it EXECSAFE_STORE, or the file that EXECSAFE_STORE_FILE names"
 _BROKEN: Final = 1
 _IMPOSSIBLE: Final = 2
 _INTERRUPTED: Final = 130
@@ -89,12 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     intents = commands.add_parser("intents", help="list the intents in a store; changes nothing")
-    intents.add_argument("store", help="e.g. sqlite:///orders.db")
+    intents.add_argument("store", nargs="?", help=_STORE_HELP)
     intents.add_argument("--all", action="store_true", help="also those that have ended")
     intents.set_defaults(run=_intents)
 
     report = commands.add_parser("report", help="make an HTML page of what a store tells; changes nothing")
-    report.add_argument("store", help="e.g. sqlite:///orders.db")
+    report.add_argument("store", nargs="?", help=_STORE_HELP)
     report.add_argument("--out", required=True, type=Path, metavar="PATH", help="where to write it")
     report.set_defaults(run=_report)
 
@@ -108,16 +109,24 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run=_run)
 
     resolve = commands.add_parser("resolve", help="settle at the venue what an earlier run left in doubt")
-    which = resolve.add_mutually_exclusive_group(required=True)
+    which = resolve.add_mutually_exclusive_group()
     which.add_argument("--config", type=Path, help="the file of that run")
-    which.add_argument("--store", help="e.g. sqlite:///orders.db; with --absent: ask no venue, take your word")
+    which.add_argument("--store", help=f"with --absent: ask no venue, take your word; {_STORE_HELP}")
     resolve.add_argument("--absent", metavar="KEY", help="the unresolved intent whose order you saw not to be there")
     resolve.add_argument("--note", help="who looked, and where; kept in the record")
     resolve.add_argument("--account", default="default", help="of the intent (default: %(default)s)")
     resolve.add_argument("--leg", default="", help="of the intent, as `intents` shows it behind the #")
     resolve.set_defaults(run=_resolve)
 
-    doctor = commands.add_parser("doctor", help="check configuration, store, venue and account; sends no order")
+    reset = commands.add_parser("reset", help="let entries pass again, after you have looked why they are held back")
+    which = reset.add_mutually_exclusive_group()
+    which.add_argument("--config", type=Path, help="the file of that run")
+    which.add_argument("--store", help=_STORE_HELP)
+    reset.add_argument("--reason", action="append", default=[], help="only this one; may be given several times")
+    reset.add_argument("--note", required=True, help="who looked, and what was found; kept in the record")
+    reset.set_defaults(run=_reset)
+
+    doctor = commands.add_parser("doctor", help="check configuration, store, venue and account; changes nothing")
     doctor.add_argument("--config", required=True, type=Path, help="a TOML file")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -184,12 +193,13 @@ async def _interruptible(work: Callable[[], Awaitable[_T]]) -> _T:
 
 def _report(options: argparse.Namespace) -> int:
     try:
-        from execsafe.bot import journal, run_report, screen
+        from execsafe.bot import environment, journal, run_report, screen
     except ModuleNotFoundError as error:
         raise execsafe.InvalidInput(f"reports need {error.name}: pip install 'execsafe[bot]'") from None
-    store = journal.open_existing(options.store)
+    url = environment.store_url(options.store)
+    store = journal.open_existing(url)
     _writable(options.out)
-    name = Path(options.store.partition("://")[2].partition("?")[0]).name if "@" not in options.store else "database"
+    name = Path(url.partition("://")[2].partition("?")[0]).name if "@" not in url else "database"
     _write_page(anyio.run(run_report.of_store, store, name), options.out)
     screen.line(f"Report: {options.out}")
     return 0
@@ -211,7 +221,7 @@ def _write_page(report: Any, path: Path) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config, live, screen = _bot(options)
-    from execsafe.bot import monitoring
+    from execsafe.bot import monitoring, reset
     from execsafe.bot.config import describe
 
     live.check(config)
@@ -224,8 +234,9 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     screen.say()
     screen.say("LIVE: real orders. Ctrl-C ends it in good order." if config.venue.live else "Sandbox. Ctrl-C ends it.")
+    listeners = (reset.teller(options.config),)
     with monitoring.logging_to_terminal(config.run):
-        result = anyio.run(functools.partial(live.run, config, exchange=exchange))
+        result = anyio.run(functools.partial(live.run, config, exchange=exchange, listeners=listeners))
     for name, count in sorted(result.results.items()):
         screen.say(f"{count:6}  {name}")
     if not result.has_begun:
@@ -256,11 +267,13 @@ def _rehearse(options: argparse.Namespace, config: Any, screen: Any) -> int:
 
 
 def _resolve(options: argparse.Namespace) -> int:
-    by_hand = [option is not None for option in (options.store, options.absent, options.note)]
-    if any(by_hand) and not all(by_hand):
+    by_hand = [option is not None for option in (options.absent, options.note)]
+    if any([options.store is not None, *by_hand]) and not (all(by_hand) and options.config is None):
         raise execsafe.InvalidInput("--store, --absent and --note go together: which order is not there, who says so")
     if all(by_hand):
         return _declare_absent(options)
+    if options.config is None:
+        raise execsafe.InvalidInput("what is to be settled? Give --config, or --absent and --note of one order")
     config, live, screen = _bot(options)
     from execsafe.bot import monitoring
 
@@ -270,13 +283,31 @@ def _resolve(options: argparse.Namespace) -> int:
 
 
 def _declare_absent(options: argparse.Namespace) -> int:
-    from execsafe.bot import journal, screen
+    from execsafe.bot import environment, journal, screen
 
-    store = journal.open_existing(options.store)
+    store = journal.open_existing(environment.store_url(options.store))
     name = {"account": options.account, "leg": options.leg}
     record = anyio.run(functools.partial(journal.declare_absent, store, options.absent, note=options.note, **name))
     screen.say(f"{record.intent.key}: {record.state.value}. Nothing is sent for it any more.")
     return 0
+
+
+def _reset(options: argparse.Namespace) -> int:
+    from execsafe.bot import environment, journal, reset, screen
+
+    reasons = reset.reasons_named(options.reason)
+    url = environment.store_url(options.store) if options.config is None else _bot(options)[0].run.store
+    came = anyio.run(functools.partial(reset.reset, journal.open_existing(url), reasons, note=options.note))
+    now_ms = execsafe.SystemClock().now_ms()
+    for line in reset.lines(came.before, now_ms=now_ms):
+        screen.say(line)
+    if came.ended:
+        screen.say(f"Reset: {', '.join(came.ended)}. A bot that runs sees it within a second.")
+    else:
+        screen.say("Nothing to reset.")
+    still = ", ".join(breaker.reason for breaker in reset.standing(came.after))
+    screen.say(f"Still restricted by: {still}." if still else "Nothing restricts trading.")
+    return _BROKEN if still else 0
 
 
 def _told_what_is_left(screen: Any, leftover: Any, *, is_compared: bool = True) -> int:
@@ -309,9 +340,9 @@ def _bot(options: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _intents(options: argparse.Namespace) -> int:
-    from execsafe.bot import journal, screen
+    from execsafe.bot import environment, journal, screen
 
-    store = journal.open_existing(options.store)
+    store = journal.open_existing(environment.store_url(options.store))
     records = anyio.run(journal.read, store, options.all)
     now_ms = execsafe.SystemClock().now_ms()
     rows = [journal.row(record, now_ms=now_ms) for record in records]
