@@ -89,6 +89,14 @@ def test_a_store_that_no_run_may_create_is_missed(load, redis):
     assert "the server has no such store" in found["store"].says
 
 
+def test_a_redis_store_that_is_not_there_is_no_damaged_file(redis, capsys):
+    assert cli.main(["intents", redis.url("journall")]) == 2
+    told = capsys.readouterr().err
+    assert "the server has no such store" in told
+    assert "file" not in told
+    assert redis.say("DBSIZE") == b":0"
+
+
 def test_a_postgresql_database_gets_no_schema(load, postgres_url, postgres_dsn):  # noqa: F811 - fixtures
     import psycopg
 

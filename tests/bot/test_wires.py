@@ -299,7 +299,7 @@ def test_a_bus_that_cannot_work_is_refused_before_anything_else(strategy, change
 
 
 def test_names_of_symbols_that_are_not_traded_are_refused(load):
-    with pytest.raises(execsafe.InvalidInput, match="BTCUSDT is DOGE/USDT, which is not among"):
+    with pytest.raises(execsafe.InvalidInput, match=r"BTCUSDT must be one of the strategy's symbols .BTC/USDT:USDT."):
         load(change=('{BTCUSDT = "BTC/USDT:USDT"}', '{BTCUSDT = "DOGE/USDT"}'))
 
 

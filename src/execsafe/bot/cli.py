@@ -65,7 +65,7 @@ def _reason(error: Exception) -> Exception | None:
 
 def _next_step(reason: Exception) -> str:
     """What to do about it, where the error itself cannot know."""
-    if not isinstance(reason, execsafe.StoreCorrupt):
+    if not isinstance(reason, execsafe.StoreCorrupt) or reason.context.get("is_missing"):
         return ""
     return (
         ". Keep a copy of the file. Then restore the last backup, or move the file away, look at the venue for what is "
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--config", type=Path, help="the file of that run")
     which.add_argument("--store", help=_STORE_HELP)
     reset.add_argument("--reason", action="append", default=[], help="only this one; may be given several times")
-    reset.add_argument("--note", required=True, help="who looked, and what was found; kept in the record")
+    reset.add_argument("--note", required=True, help="who looked, and what was found; kept with the change of state")
     reset.set_defaults(run=_reset)
 
     doctor = commands.add_parser("doctor", help="check configuration, store, venue and account; changes nothing")
