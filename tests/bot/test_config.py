@@ -1,11 +1,14 @@
 """The configuration file: checked whole, explained when wrong, and never a place for keys."""
 
+import pathlib
+import re
 from decimal import Decimal
 
+import attrs
 import pytest
 
 import execsafe
-from execsafe.bot import config
+from execsafe.bot import config, pairs, waves
 
 LEAST = """
 [venue]
@@ -172,3 +175,38 @@ def test_where_a_store_with_a_relative_path_lies_is_shown(load, tmp_path, monkey
 def test_amounts_are_exact():
     assert config.amount(0.1) == Decimal("0.1")
     assert config.amount("12.50") == Decimal("12.50")
+
+
+# --- What the documentation says of it ------------------------------------------------------------------------------
+
+RUNNING = pathlib.Path(__file__).parents[2] / "docs" / "content" / "running.md"
+TABLES = {f"`[{field.name}]`": field.type for field in attrs.fields(attrs.resolve_types(config.BotConfig))}
+SETTINGS = {
+    "`[strategy.settings]` of `waves`": waves.WavesPolicy,
+    "`[strategy.settings]` of `pairs`": pairs.PairsPolicy,
+}
+
+
+def documented(head):
+    """The keys under *head* and their defaults, from every table of the page that has it."""
+    tables = re.findall(rf"^\| {re.escape(head)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", RUNNING.read_text(), re.MULTILINE)
+    cells = [row.split("|")[1:3] for table in tables for row in table.splitlines()]
+    return {key.strip(" `"): default.strip(" `") for key, default in cells}
+
+
+def default_of(field):
+    match field.default:
+        case attrs.NOTHING:
+            return "must be given"
+        case attrs.Factory() | "":
+            return ""
+        case bool():
+            return str(field.default).lower()
+        case float():
+            return f"{field.default:g}"
+    return str(field.default)
+
+
+@pytest.mark.parametrize(("head", "table"), [*TABLES.items(), *SETTINGS.items()], ids=str)
+def test_every_key_is_documented_with_its_default(head, table):
+    assert documented(head) == {field.name: default_of(field) for field in attrs.fields(table)}
