@@ -101,8 +101,9 @@ def part_of(cls, process, world):
         return PriceBoard(process.manager.reader, symbols=[PERPETUAL], clock=world.clock)
     if cls is Harvester:
         harvester = Harvester(
-            store=world.store, book=process.book, exits_=None, stops=process.manager, prices=None, clock=world.clock
-        )
+            store=world.store, book=process.book, exits_=None, stops=process.manager, prices=None, clock=world.clock,
+            tell=process.registry.tell,
+        )  # fmt: skip
         harvester._known["p"] = (Held(), 0)
         return harvester
     return cls(process.gateway, process.book)

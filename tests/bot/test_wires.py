@@ -277,7 +277,7 @@ async def test_a_start_whose_disk_is_full_says_so_and_ends(load, monkeypatch):
     disk.is_full = True
     monkeypatch.setattr(live, "store_of", disk.store_of)
     async with VenueServer({"binanceusdm": SimVenue([linear("BTC")], prices={SYMBOL: 50_000})}) as server:
-        with pytest.RaisesGroup(execsafe.StoreError, flatten_subgroups=True, allow_unwrapped=True):
+        with pytest.raises(execsafe.StoreError):
             await live.run(load(), exchange=server.exchange("binanceusdm"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -248,10 +248,7 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
     again = Again(once, stop)
     try:
         with monitoring.serving():
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stop_on_signal, stop)
-                result = await again.until_it_ends()
-                tasks.cancel_scope.cancel()
+            result = await _until_stopped(again.until_it_ends, stop)
             return attrs.evolve(result, results=results)
     finally:
         with anyio.CancelScope(shield=True):
@@ -316,7 +313,7 @@ async def _bus(config: BotConfig) -> AsyncIterator[ManagedBus | None]:
                 await bus.aclose()
 
 
-def _feed(config: BotConfig, strategy: Strategy, exchange: Any) -> Feed:
+def _feed(config: BotConfig, strategy: Strategy, exchange: Any, clock: execsafe.Clock) -> Feed:
     if isinstance(strategy, Listening):
         return SilentFeed()
     return VenueFeed(
@@ -352,6 +349,22 @@ async def _reach(desk: TradingDesk) -> None:
         raise execsafe.VenueUnavailable(
             f"the venue refuses the key ({reading.error.kind}: {reading.error.message}): {CHECK_THE_KEY}"
         )
+
+
+async def _until_stopped(run: Callable[[], Awaitable[RunResult]], stop: Stop) -> RunResult:
+    """What *run* comes to, ended in good order by a signal."""
+    came: list[RunResult | Exception] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_on_signal, stop)
+        try:
+            came.append(await run())
+        except Exception as error:  # noqa: BLE001 - raised below, without the group around it
+            came.append(error)
+        tasks.cancel_scope.cancel()
+    [end] = came
+    if isinstance(end, Exception):
+        raise end
+    return end
 
 
 async def stop_on_signal(runner: Stoppable) -> None:

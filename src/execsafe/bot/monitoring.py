@@ -162,10 +162,15 @@ async def _say(desk: TradingDesk, health: execsafe.HealthMonitor) -> None:
         "%s; %s; trading is %s; %s; alerts: %s",
         held,
         doubt,
-        desk.safety.state.value,
+        _trading(desk.safety),
         _components(health),
         alerts,
     )
+
+
+def _trading(safety: execsafe.SafetyMonitor) -> str:
+    why = ", ".join(reason.value for reason in safety.reasons)
+    return f"{safety.state.value} ({why})" if why else safety.state.value
 
 
 def _components(health: execsafe.HealthMonitor) -> str:

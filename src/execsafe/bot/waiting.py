@@ -24,7 +24,7 @@ def refusal(safety: execsafe.SafetyMonitor) -> str:
         breaker = safety.record.breaker(reason)
         if reason in safety.reasons and breaker is not None:
             if reason is TripReason.AUTHENTICATION:
-                return f"the venue refuses the key ({breaker.note}): {CHECK_THE_KEY}"
+                return f"the venue refuses the key ({breaker.note}): {CHECK_THE_KEY}; once it works: execsafe reset"
             return f"the venue does not tell the balances ({breaker.note})"
     return ""
 

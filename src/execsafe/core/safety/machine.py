@@ -300,12 +300,16 @@ def admit(
 
 
 def _told(record: SafetyRecord, breaker: Breaker, now_ms: int) -> str:
-    count = record.count(breaker.reason)
-    rest = "until reset by hand" if breaker.by_hand else f"for {max(0, breaker.until_ms - now_ms)} ms more"
-    if count and not breaker.by_hand:
-        rest = f"while {count} last"
     note = f" ({breaker.note})" if breaker.note else ""
-    return f"{breaker.reason.value}{note} {rest}"
+    return f"{breaker.reason.value}{note} {_rest(record, breaker, now_ms)}"
+
+
+def _rest(record: SafetyRecord, breaker: Breaker, now_ms: int) -> str:
+    if breaker.by_hand:
+        return "until reset by hand (execsafe reset)"
+    if count := record.count(breaker.reason):
+        return f"while {count} last"
+    return f"for {max(0, breaker.until_ms - now_ms)} ms more"
 
 
 # --- What events do ----------------------------------------------------------------------------------
