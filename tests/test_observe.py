@@ -64,6 +64,19 @@ def test_each_event_is_logged_once_at_the_level_of_its_type(caplog):
     assert all(record.execsafe["subject"] == "i1" for record in caplog.records)
 
 
+def test_a_critical_alert_is_critical_and_what_gets_better_is_not_an_error(caplog):
+    """In the log as in the metrics: whoever filters by level finds the one and is not called for the other."""
+    registry = CollectorRegistry()
+    better = Params.of({"before": "reduce_only", "after": "active"})
+    with caplog.at_level(logging.DEBUG, logger="execsafe"):
+        for listen in (log_events(), prometheus_metrics(registry)):
+            listen(event(EventType.ALERT_RAISED, note="critical"))
+            listen(event(EventType.TRADING_STATE_CHANGED, details=better))
+    assert [record.levelname for record in caplog.records] == ["CRITICAL", "INFO"]
+    for kind, level in (("alert_raised", "critical"), ("trading_state_changed", "info")):
+        assert registry.get_sample_value("execsafe_events_total", {"type": kind, "level": level}) == 1
+
+
 @pytest.mark.row("S2-42")
 @pytest.mark.guarantee(16)
 def test_g16_no_hook_lets_a_secret_through(caplog):

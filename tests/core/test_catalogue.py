@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
 import pytest
 
-from execsafe.core.catalogue import CATALOGUE, GROUPS, Level, as_markdown, level_of
-from execsafe.model.event import EventType
+from execsafe.core.catalogue import CATALOGUE, GROUPS, Level, as_markdown, level_of, level_of_event
+from execsafe.core.health import Health
+from execsafe.core.safety import TradingState
+from execsafe.model.event import Event, EventType
 
 PAGE = Path(__file__).parents[2] / "docs" / "content" / "events.md"
 MARK = "<!-- catalogue -->\n"
@@ -65,6 +68,34 @@ def test_levels_are_those_of_the_standard_library_and_follow_the_type():
         EventType.POSITION_UNPROTECTED,
         EventType.STUCK_EXIT,
     }
+
+
+def loud(kind, note="", **details):
+    return level_of_event(Event(type=kind, at_ms=1, subject="x", note=note, details=details)).name
+
+
+@pytest.mark.parametrize("level", ["warning", "error", "critical"])
+def test_an_alert_is_as_loud_as_it_says(level):
+    """A filter for what is critical must find the critical alert."""
+    assert loud(EventType.ALERT_RAISED, level) == level.upper()
+    assert loud(EventType.ALERT_CLEARED, level) == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "usual"),
+    [(EventType.HEALTH_CHANGED, Health, "WARNING"), (EventType.TRADING_STATE_CHANGED, TradingState, "ERROR")],
+)
+def test_what_gets_better_is_no_trouble(kind, states, usual):
+    for before, after in itertools.permutations(states, 2):
+        order = list(states)  # from good to bad
+        expected = "INFO" if order.index(after) < order.index(before) else usual
+        assert loud(kind, before=before.value, after=after.value) == expected
+
+
+def test_an_event_that_does_not_say_is_as_loud_as_its_type():
+    for kind in EventType:
+        assert loud(kind) == level_of(kind).name
+        assert loud(kind, "whatever", before=["x"], after=None) == level_of(kind).name
 
 
 def test_every_entry_is_a_sentence():

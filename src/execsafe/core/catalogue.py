@@ -1,7 +1,7 @@
 """The catalogue of events: for each type how loud it is, what it means, and which details it carries.
 
 Pure data. Logs, metrics and the page ``docs/content/events.md`` are drawn from it, so that a level is a property of the
-type of an event and never of the line of code that emits it.
+type of an event (and of what it says, where that makes the difference) and never of the line of code that emits it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from execsafe.model.event import EventType
+from execsafe.model.event import Event, EventType
 
 
 class Level(enum.IntEnum):
@@ -162,7 +162,9 @@ _INPUTS: Final = {
     _T.SIZE_REJECTED: Entry(_W, "No size fits between the limits."),
 }
 _UPKEEP: Final = {
-    _T.TRADING_STATE_CHANGED: Entry(_E, "What may be sent changed.", ("before", "after", "reasons", "by")),
+    _T.TRADING_STATE_CHANGED: Entry(
+        _E, "What may be sent changed; info when it is more than before.", ("before", "after", "reasons", "by")
+    ),
     _T.BREAKER_TRIPPED: Entry(
         _E,
         "Something went wrong too often; it is paused.",
@@ -187,9 +189,13 @@ _UPKEEP: Final = {
         ("ORDER_ROUTER_CLEANUP",),
     ),
     _T.HEALTH_CHANGED: Entry(
-        _W, "A component's health changed.", ("before", "after", "consecutive_failures", "since_ms", "crashes")
+        _W,
+        "A component's health changed; info when it is better than before.",
+        ("before", "after", "consecutive_failures", "since_ms", "crashes"),
     ),
-    _T.ALERT_RAISED: Entry(_E, "An alert rule holds.", ("level", "value", "limit", "samples", "for_ms")),
+    _T.ALERT_RAISED: Entry(
+        _E, "An alert rule holds; as loud as the alert.", ("level", "value", "limit", "samples", "for_ms")
+    ),
     _T.ALERT_CLEARED: Entry(_I, "An alert rule no longer holds.", ("level", "value", "samples", "lasted_ms")),
 }
 
@@ -215,6 +221,22 @@ def level_of(kind: EventType) -> Level:
     """How loud events of this type are. One that is not listed is an error in itself, and loud."""
     entry = CATALOGUE.get(kind)
     return Level.ERROR if entry is None else entry.level
+
+
+# From good to bad: of a component's health, and of what may be sent.
+_RANKS: Final = {"healthy": 0, "degraded": 1, "down": 2, "active": 0, "reduce_only": 1, "halted": 2}
+
+
+def level_of_event(event: Event) -> Level:
+    """How loud this event is: as its type, but an alert is as loud as it says, and what gets better is no trouble."""
+    usual = level_of(event.type)
+    if event.type is _T.ALERT_RAISED:
+        return Level.__members__.get(event.note.upper(), usual)
+    if event.type in {_T.HEALTH_CHANGED, _T.TRADING_STATE_CHANGED}:
+        details = event.details.thaw()
+        before, after = (_RANKS.get(str(details.get(name))) for name in ("before", "after"))
+        return Level.INFO if before is not None and after is not None and after < before else usual
+    return usual
 
 
 def as_markdown() -> str:

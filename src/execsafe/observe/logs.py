@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from execsafe.core.catalogue import level_of
+from execsafe.core.catalogue import level_of_event
 from execsafe.core.redaction import redact
 from execsafe.model.event import Event
 from execsafe.observe._facts import facts
@@ -28,7 +28,7 @@ def log_events(logger: logging.Logger | logging.LoggerAdapter[Any] | None = None
     target = logger if logger is not None else logging.getLogger("execsafe.events")
 
     def listen(event: Event) -> None:
-        level = int(level_of(event.type))
+        level = int(level_of_event(event))
         if target.isEnabledFor(level):
             told = facts(event)
             target.log(level, "%s %s", event.type.value, _text(told), extra={"execsafe": told})
@@ -60,7 +60,7 @@ def structlog_events(logger: BoundLogger | None = None) -> Listener:
     target: BoundLogger = logger
 
     def listen(event: Event) -> None:
-        target.log(int(level_of(event.type)), event.type.value, **facts(event))
+        target.log(int(level_of_event(event)), event.type.value, **facts(event))
 
     return listen
 

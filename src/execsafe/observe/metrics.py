@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from execsafe.core.catalogue import level_of
+from execsafe.core.catalogue import level_of_event
 from execsafe.core.health import Health
 from execsafe.core.safety import TradingState
 from execsafe.model.event import Event, EventType
@@ -68,7 +68,7 @@ class _Meters:
 
     def __call__(self, event: Event) -> None:
         kind = event.type
-        self._count(_EVENTS, (kind.value, level_of(kind).name.lower()))
+        self._count(_EVENTS, (kind.value, level_of_event(event).name.lower()))
         details = event.details.thaw()
         symbol = self._symbol(event.symbol) if event.symbol else ""
         if event.error is not None and kind in {_T.ORDER_REJECTED, _T.EXIT_MISMATCH, _T.BREAKER_TRIPPED}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
-from execsafe.core.catalogue import Level, level_of
+from execsafe.core.catalogue import Level, level_of_event
 from execsafe.model.event import Event, EventType
 from execsafe.model.values import check_count
 from execsafe.observe._facts import facts
@@ -70,7 +70,7 @@ def otel_spans(tracer: Tracer | None = None, *, open_max: int = 1_000) -> Listen
         if span is None:
             return
         span.add_event(event.type.value, _attributes(event), timestamp=at_ns)
-        if level_of(event.type) >= Level.ERROR:
+        if level_of_event(event) >= Level.ERROR:
             span.set_status(trace.StatusCode.ERROR, event.type.value)
         if event.type in _ENDS:
             del spans[event.subject]
