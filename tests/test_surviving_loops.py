@@ -1,5 +1,7 @@
 """A loop that looks after positions goes on, whatever one of its passes raises; cancellation ends it as ever."""
 
+import functools
+import itertools
 import logging
 
 import anyio
@@ -8,14 +10,18 @@ import pytest
 
 from execsafe.bot.desk import _or_later
 from execsafe.bot.targets import Harvester
+from execsafe.buses import surviving
 from execsafe.buses.surviving import survived
 from execsafe.errors import StoreUnavailable
 from execsafe.exits import ExitManager
+from execsafe.locks import Leases
 from execsafe.model.event import EventType
 from execsafe.prices import PriceBoard
 from execsafe.protection import ProtectionManager
 from execsafe.reconcile import Reconciler
 from execsafe.safety import SafetyMonitor
+from execsafe.stores.memory import MemoryStore
+from execsafe.testing.clock import VirtualClock
 from execsafe.testing.loop import virtual_backends
 from protection_rig import PERPETUAL, SPOT, World
 
@@ -65,6 +71,136 @@ async def test_each_failure_of_a_group_is_told_and_one_of_our_own_needs_no_place
     assert not await survived(step, "a pass", log=logging.getLogger("execsafe"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
     assert caplog.records[0].message == "a pass failed (StoreUnavailable: the disk is away); it comes again"
+
+
+LOG = logging.getLogger("execsafe.loops")
+
+
+async def runs(step, *, what="a pass", seconds=600, pause_s=1):
+    """A loop as all are."""
+    with anyio.move_on_after(seconds):
+        while True:
+            await survived(step, what, log=LOG)
+            await anyio.sleep(pause_s)
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == LOG.name]
+
+
+async def test_a_failure_is_told_at_once_then_once_a_minute_and_once_more_when_it_is_over(caplog):
+    """An outage of fifty seconds came to three hundred warnings, among which nobody finds anything."""
+    caplog.set_level(logging.INFO, logger=LOG.name)
+    step, _ = fails(150, error=StoreUnavailable("away"))
+    await runs(step)
+    failed = "a pass failed (StoreUnavailable: away); it comes again"
+    assert said(caplog) == [
+        failed,
+        f"{failed}, 61 failures in 60 s so far",
+        f"{failed}, 121 failures in 120 s so far",
+        "a pass works again after 150 failures in 150 s",
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "WARNING", "INFO"]
+
+
+async def test_a_single_failure_and_its_end_are_told(caplog):
+    caplog.set_level(logging.INFO, logger=LOG.name)
+    step, _ = fails(1, error=StoreUnavailable("away"))
+    await runs(step)
+    assert said(caplog) == [
+        "a pass failed (StoreUnavailable: away); it comes again",
+        "a pass works again after 1 failure in 1 s",
+    ]
+
+
+async def test_another_failure_is_told_at_once(caplog):
+    errors = [StoreUnavailable("away")] * 10 + [Defect("wrong")] * 10
+
+    async def step():
+        raise errors.pop(0) if errors else StoreUnavailable("away")
+
+    await runs(step, seconds=50)
+    assert [line.partition("(")[2].partition(":")[0] for line in said(caplog)] == ["StoreUnavailable", "Defect"]
+    assert "11 failures in 10 s so far" in said(caplog)[1]
+
+
+async def test_failures_that_all_differ_and_such_that_come_and_go_are_told_five_times_a_minute(caplog):
+    caplog.set_level(logging.INFO, logger=LOG.name)
+    calls = itertools.count()
+
+    async def differs():
+        raise StoreUnavailable(f"request {next(calls)} was not answered")
+
+    await runs(differs, seconds=119)
+    assert len(said(caplog)) == 10
+    caplog.clear()
+
+    async def comes_and_goes():
+        if next(calls) % 2:
+            raise StoreUnavailable("away")
+
+    await runs(comes_and_goes, what="another pass", seconds=119)
+    assert len(said(caplog)) == 20, "each failure that is told has its end"
+
+
+async def test_two_loops_of_one_name_fail_each_for_itself(caplog):
+    """Two desks in one process: that one works says nothing of the other."""
+    caplog.set_level(logging.INFO, logger=LOG.name)
+    failing, _ = fails(10_000, error=StoreUnavailable("away"))
+    working, _ = fails(0)
+    async with anyio.create_task_group() as tasks:
+        for step in (failing, working):
+            tasks.start_soon(functools.partial(runs, step, seconds=590))
+    assert len(said(caplog)) == 10
+    assert not any("works again" in line for line in said(caplog))
+
+
+async def test_names_without_end_are_bounded_and_so_is_what_is_told_of_them(caplog):
+    """A look at the targets of each position has the position's id in its name."""
+
+    async def failing():
+        raise StoreUnavailable("away")
+
+    for _ in range(5):
+        for number in range(1_000):
+            await survived(failing, f"a look at {number}", log=LOG)
+        await anyio.sleep(1)
+    assert len(said(caplog)) <= 201
+    assert len(surviving._troubles.get()) <= 201
+    await anyio.sleep(601)
+    await survived(failing, "a look at one more", log=LOG)
+    assert said(caplog)[-1].startswith("a look at one more failed")
+    assert len(surviving._troubles.get()) <= 2, "what nobody tries any more is forgotten"
+
+
+async def test_a_lease_that_cannot_be_renewed_is_told_likewise(caplog):
+    caplog.set_level(logging.INFO)
+    store, clock = Moody(), VirtualClock()
+    await store.open()
+    leases = Leases(store, clock.now_ms, "me", 30_000)
+    lease = await leases.acquire("desk", waits=False, deadline=0)
+    for store.mood in ["away"] * 70 + ["silent"] * 2 + ["fine"] * 2:
+        renewed, _ = await leases.try_renew(lease, 500)
+        assert renewed is not None
+        await anyio.sleep(0.5 if store.mood == "silent" else 1)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "lease not renewed (StoreUnavailable)",
+        "lease not renewed (StoreUnavailable), 61 failures in 60 s so far",
+        "lease not renewed (no answer in time), 71 failures in 70 s so far",
+        "lease renewed again after 72 failures in 72 s",
+    ]
+
+
+class Moody(MemoryStore):
+    mood = "fine"
+
+    async def commit(self, batch):
+        if self.mood == "away":
+            raise StoreUnavailable("away")
+        if self.mood == "silent":
+            await anyio.sleep_forever()
+        return await super().commit(batch)
 
 
 async def test_cancellation_and_what_ends_a_process_pass_through():

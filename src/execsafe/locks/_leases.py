@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from execsafe.buses.surviving import Trouble
 from execsafe.core.backoff import Backoff
 from execsafe.errors import LeaseHeld, StaleFencingToken, StoreUnavailable
 from execsafe.ports import Batch, Lease, LeaseRequest
@@ -49,6 +50,7 @@ class Leases:
         self._holder = f"{holder or socket.gethostname()}#{os.urandom(6).hex()}"
         self._numbers = itertools.count(1)
         self._random = random.Random(self._holder)  # noqa: S311 - spreads polls, guards nothing
+        self._trouble = Trouble()
         self._poll = Backoff(base_s=0.05, cap_s=min(1.0, ttl_ms / 3_000), max_attempts=None)
 
     async def acquire(self, name: str, *, waits: bool, deadline: float) -> Lease:
@@ -126,12 +128,28 @@ class Leases:
         Returns:
             The lease as it is now, None if it is lost; and after how many milliseconds to try again.
         """
-        with anyio.move_on_after(within_ms / 1_000):
+        with anyio.move_on_after(within_ms / 1_000) as scope:
             try:
-                return await self.renew(lease), self.renew_ms
+                renewed = await self.renew(lease)
             except Exception as error:  # noqa: BLE001 - whatever ails the store: try again until the end
-                _log.warning("lease not renewed (%s)", type(error).__name__)
+                self._tell_failure(type(error).__name__)
+            else:
+                self._tell_answer(renewed)
+                return renewed, self.renew_ms
+        if scope.cancelled_caught:
+            self._tell_failure("no answer in time")
         return lease, self.ttl_ms * _AGAIN
+
+    def _tell_failure(self, why: str) -> None:
+        now_s = anyio.current_time()
+        self._trouble.failed(now_s)
+        if self._trouble.is_news(why, now_s):
+            _log.warning("lease not renewed (%s)%s", why, self._trouble.so_far(now_s))
+
+    def _tell_answer(self, renewed: Lease | None) -> None:
+        length = self._trouble.ended(anyio.current_time())
+        if length and renewed is not None:
+            _log.info("lease renewed again after %s", length)
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back, whatever is being cancelled. If that fails it lapses by itself."""
