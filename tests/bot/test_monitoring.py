@@ -4,14 +4,13 @@ import json
 import logging
 import socket
 import urllib.request
-from decimal import Decimal
 
 import anyio
 import attrs
 import pytest
 
 import execsafe
-from execsafe.bot import config, monitoring
+from execsafe.bot import config, logs, monitoring
 from execsafe.bot.config import RunConfig
 from execsafe.bot.desk import TradingDesk
 from execsafe.bot.policy import DeskPolicy
@@ -45,58 +44,11 @@ def test_every_event_reaches_the_log_as_loud_as_it_is(kind, caplog):
     [first, *_] = told(event, caplog=caplog)
     assert first.levelno == int(level_of(kind))
     assert first.getMessage().startswith(kind.value)
-    text = monitoring.TextLines().format(first)
+    text = logs.TextLines().format(first)
     assert text.split()[:4] == [text.split()[0], first.levelname, kind.value, SYMBOL]
     assert text.startswith("20")
-    line = json.loads(monitoring.JsonLines().format(first))
+    line = json.loads(logs.JsonLines().format(first))
     assert (line["message"], line["level"], line["facts"]["symbol"]) == (kind.value, first.levelname.lower(), SYMBOL)
-
-
-def test_a_line_for_people_has_no_lengths_in_it_and_is_short(caplog):
-    intent = execsafe.Intent(key="signal-42", symbol=SYMBOL, side="buy", quantity=1)
-    long = {"why": "x" * 500, "empty": ""}
-    event = Event(
-        type=EventType.ORDER_FILL, at_ms=1, subject=intent.identity, symbol=SYMBOL, quantity=Decimal(1), details=long
-    )
-    [record] = told(event, caplog=caplog)
-    text = monitoring.TextLines().format(record)
-    assert f"order_fill  {SYMBOL} 1 default/signal-42" in text
-    assert "empty" not in text
-    assert len(text) < 200
-
-
-@pytest.mark.guarantee(16)
-@pytest.mark.parametrize("formatter", [monitoring.TextLines, monitoring.JsonLines])
-def test_g16_tracebacks_are_redacted(formatter):
-    """What a strategy or a client raises may hold a signed URL."""
-    try:
-        raise RuntimeError("GET https://api.example.com/order?signature=canary4711canary4711&apiKey=canary4711")
-    except RuntimeError:
-        import sys
-
-        record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "the strategy failed", None, sys.exc_info())
-    text = formatter().format(record)
-    assert "RuntimeError" in text
-    assert "the strategy failed" in text
-    assert "canary" not in text
-
-
-def test_other_lines_are_said_as_they_are():
-    record = logging.LogRecord("x", logging.WARNING, "x.py", 1, "%s, asked %d times", ("the bus", 3), None)
-    assert monitoring.TextLines().format(record).endswith("WARNING  the bus, asked 3 times")
-    assert json.loads(monitoring.JsonLines().format(record))["message"] == "the bus, asked 3 times"
-
-
-def test_logging_goes_to_the_terminal_and_is_put_back_afterwards(capsys):
-    before = (list(logging.getLogger().handlers), logging.getLogger("execsafe").level)
-    for log, is_said in (("info", True), ("error", False)):
-        with monitoring.logging_to_terminal(RunConfig(log=log)):
-            logging.getLogger("execsafe.bot").info("long 1 BTC")
-            logging.getLogger("somebody.else").info("noise")
-        err = capsys.readouterr().err
-        assert ("long 1 BTC" in err) is is_said
-        assert "noise" not in err
-    assert (list(logging.getLogger().handlers), logging.getLogger("execsafe").level) == before
 
 
 def test_an_alert_is_told_like_any_other_event(caplog):
@@ -148,7 +100,7 @@ def test_a_running_desk_says_how_it_is_going(caplog):
             adapter.is_away = False
             await anyio.sleep(300)
 
-    with caplog.at_level(logging.INFO, logger="execsafe.bot"):
+    with caplog.at_level(logging.INFO, logger="execsafe"):
         run_simulated(main)
     said = [r.getMessage() for r in caplog.records if r.name == "execsafe.bot"]
     ok = "no positions; nothing in doubt; trading is active; venue healthy, store healthy; alerts: none"
@@ -160,6 +112,8 @@ def test_a_running_desk_says_how_it_is_going(caplog):
     assert [json.loads(text.partition(" ")[2])["note"] for text in told] == [
         "healthy->degraded", "degraded->down", "down->healthy",
     ]  # fmt: skip
+    levels = [r.levelname for r in caplog.records if r.getMessage().startswith("health_changed")]
+    assert levels == ["WARNING", "WARNING", "INFO"], "what gets better is no trouble"
 
 
 @pytest.mark.row("S2-22")

@@ -221,7 +221,7 @@ def _write_page(report: Any, path: Path) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config, live, screen = _bot(options)
-    from execsafe.bot import monitoring, reset
+    from execsafe.bot import logs, reset
     from execsafe.bot.config import describe
 
     live.check(config)
@@ -235,7 +235,7 @@ def _run(options: argparse.Namespace) -> int:
     screen.say()
     screen.say("LIVE: real orders. Ctrl-C ends it in good order." if config.venue.live else "Sandbox. Ctrl-C ends it.")
     listeners = (reset.teller(options.config),)
-    with monitoring.logging_to_terminal(config.run):
+    with logs.logging_to_terminal(config.run):
         result = anyio.run(functools.partial(live.run, config, exchange=exchange, listeners=listeners))
     for name, count in sorted(result.results.items()):
         screen.say(f"{count:6}  {name}")
@@ -275,9 +275,9 @@ def _resolve(options: argparse.Namespace) -> int:
     if options.config is None:
         raise execsafe.InvalidInput("what is to be settled? Give --config, or --absent and --note of one order")
     config, live, screen = _bot(options)
-    from execsafe.bot import monitoring
+    from execsafe.bot import logs
 
-    with monitoring.logging_to_terminal(config.run):
+    with logs.logging_to_terminal(config.run):
         leftover = anyio.run(live.resolve, config)
     return _told_what_is_left(screen, leftover)
 

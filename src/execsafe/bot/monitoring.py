@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -19,7 +16,6 @@ from execsafe.bot.desk import TradingDesk
 from execsafe.bot.wires import Wires
 from execsafe.buses.surviving import survived
 from execsafe.core.health import DEFAULT_RULES, HEDGING_RULES, DurationRule, Health
-from execsafe.core.redaction import redact
 from execsafe.observe import log_events, prometheus_metrics
 
 if TYPE_CHECKING:
@@ -31,8 +27,6 @@ _EVERY_S_IN_TROUBLE: Final = 60.0
 _FIRST_S: Final = 5.0
 _LOOK_S: Final = 1.0
 _SILENT_S_MIN: Final = 60.0
-_WORD_MAX: Final = 60
-_LENGTHS: Final = re.compile(r"^\d+\.\d+:")  # with which an intent's identity begins: nothing for people
 VENUE: Final = "venue"
 """The component that is healthy while all that a comparison needs can be read."""
 STORE: Final = "store"
@@ -42,7 +36,6 @@ BUS: Final = "bus"
 # (seconds until a warning, until an error) of what is not healthy. Without a store nothing is done about anything, and
 # without a venue nothing is seen; a bus that is away for minutes costs signals.
 _PATIENCE: Final = {STORE: (60.0, 300.0), VENUE: (120.0, 600.0), BUS: (300.0, 1_800.0)}
-_IN_ORDER: Final = ("symbol", "quantity", "price", "note", "subject", "client_order_id", "error", "error_code")
 
 
 class Monitoring:
@@ -180,90 +173,3 @@ def _components(health: execsafe.HealthMonitor) -> str:
         why = f" ({component.error})" if component.health is not Health.HEALTHY and component.error else ""
         parts.append(f"{name} {component.health.value}{why}")
     return ", ".join(sorted(parts, key=lambda part: not part.startswith(VENUE)))
-
-
-# --- log lines -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def logging_to_terminal(config: RunConfig) -> Iterator[None]:
-    """Log to standard error for the length of the block, as the configuration says; what was set up before is kept."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if config.log_format == "json" else TextLines())
-    root, own = logging.getLogger(), logging.getLogger("execsafe")
-    before = own.level
-    own.setLevel(config.log.upper())
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        own.setLevel(before)
-
-
-class TextLines(logging.Formatter):
-    """One line for people: the time (UTC), how loud, and what happened, the facts that matter first."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-8s %(message)s")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
-        """In UTC, whatever the machine's zone is."""
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """As the class says."""
-        event = _event_of(record)
-        if event is not None:
-            record.message = f"{event[0]}  {_in_words(event[1])}".rstrip()
-        return super().formatMessage(record)
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """The traceback, redacted: a client's error may hold a signed URL."""
-        return _traceback(super().formatException(ei))
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line, for machines: ``time``, ``level``, ``logger``, ``message``, and an event's ``facts``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """As the class says."""
-        event = _event_of(record)
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage() if event is None else event[0],
-        }
-        if event is not None:
-            line["facts"] = event[1]
-        if record.exc_info:
-            line["error"] = _traceback(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
-
-
-def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]] | None:
-    """Name and facts, if the record is an event's (:func:`execsafe.observe.log_events`)."""
-    told = getattr(record, "execsafe", None)
-    match record.args:
-        case (str() as name, str()) if isinstance(told, dict):
-            return name, told
-    return None
-
-
-def _traceback(text: str) -> str:
-    return "\n".join(redact(line) for line in text.splitlines())
-
-
-def _in_words(told: dict[str, Any]) -> str:
-    told = {**told, "subject": _LENGTHS.sub("", str(told.get("subject", "")))}
-    words = [str(told[name]) for name in _IN_ORDER if told.get(name) is not None]
-    details = told.get("details") or {}
-    return " ".join(
-        [*words, *(f"{name}={_short(value)}" for name, value in details.items() if value is not None and value != "")]
-    )
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= _WORD_MAX else text[:_WORD_MAX] + "…"
