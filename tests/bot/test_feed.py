@@ -114,10 +114,10 @@ async def test_an_outage_is_told_at_once_then_once_a_minute_and_when_it_is_over(
     with caplog.at_level(logging.INFO, logger="execsafe"):
         await some(VenueFeed(exchange, ["A", "B"], timeframe="1m", clock=clock), 1, 8)
     told = [record.getMessage() for record in caplog.records]
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4 + ["INFO"]
-    assert told[0].startswith("candles of A could not be read (ConnectionError: ")
-    assert told[1].startswith("candles could not be read 31 times in 60 s, the last time those of ")
-    assert told[-1] == "candles can be read again, after 100 failures in 200 s"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 8 + ["INFO"], "of each symbol once a minute"
+    assert told[0].startswith("reading candles failed (VenueUnavailable: A: ConnectionError: ")
+    assert told[-2].endswith("so far")
+    assert told[-1] == "reading candles works again after 100 failures in 200 s"
     assert "0123456789abcdef" not in "".join(told)
     assert len(exchange.asked) < 130, "while it is away it is asked one question at a time"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -15,15 +16,14 @@ import attrs
 import execsafe
 from execsafe.bot.candles import Candle
 from execsafe.bot.moments import Gathering, Moment, together
+from execsafe.buses.surviving import survived
 from execsafe.clock import earliest_ms
-from execsafe.core.redaction import redact
 
 _log = logging.getLogger("execsafe.bot.feed")
 _UNITS_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PATIENCE_S: Final = 10.0  # most venues have published every candle by then
 _RETRY_S: Final = 2.0
 _MISSED_AGAIN_MS: Final = 3_600_000
-_OUTAGE_AGAIN_MS: Final = 60_000
 _REASON_MAX: Final = 200
 _NEAREST: Final = 3
 _COLUMNS: Final = 5
@@ -111,7 +111,6 @@ class VenueFeed:
         shares = (self._interval_ms / 4, fresh_s * 1000 / 3)
         self._patience_ms = round(min(_PATIENCE_S * 1000, *shares))
         self._clock = clock if clock is not None else execsafe.SystemClock()
-        self._outage = _Outage(self._clock)
         self._missed_ms: dict[str, int] = {}
 
     async def moments(self, warm_up: int) -> AsyncGenerator[Moment, None]:
@@ -123,35 +122,36 @@ class VenueFeed:
             after_ms=started_ms - started_ms % self._interval_ms - (warm_up + 1) * self._interval_ms,
         )
         while True:
-            is_read = await self._read(gathering)
+            is_read = await survived(functools.partial(self._read, gathering), "reading candles", log=_log)
             for moment in gathering.take(self._clock.now_ms()):
                 self._tell_missing(moment)
                 yield attrs.evolve(moment, is_past=moment.closed_at_ms <= started_ms)
             await anyio.sleep(self._pause_s(gathering) if is_read else _RETRY_S)
 
-    async def _read(self, gathering: Gathering) -> bool:
-        """Ask for what is due; whether all of it could be.
+    async def _read(self, gathering: Gathering) -> None:
+        """Ask for what is due.
 
         The first symbol that cannot be asked ends the pass, so that a venue that is away is not asked for each; it is
         the last one in the next pass, so that it keeps no other from being read.
+
+        Raises:
+            VenueUnavailable: a symbol could not be asked.
         """
         now_ms = earliest_ms(self._clock)
         for symbol in tuple(self._symbols):
-            try:
-                await self._read_symbol(symbol, gathering, now_ms)
-            except Exception as error:  # noqa: BLE001 - whatever the client raises, the next question comes
-                self._symbols.remove(symbol)
-                self._symbols.append(symbol)
-                self._outage.failed(symbol, error)
-                return False
-        self._outage.ended()
-        return True
+            self._symbols.remove(symbol)
+            self._symbols.append(symbol)
+            await self._read_symbol(symbol, gathering, now_ms)
 
     async def _read_symbol(self, symbol: str, gathering: Gathering, now_ms: int) -> None:
         """Page after page, until one brings nothing new or the latest candle is there."""
         while gathering.is_due(symbol, now_ms):
-            rows = await self._exchange.fetch_ohlcv(symbol, self._timeframe, gathering.asked_ms(symbol) + 1)
-            if not gathering.add(symbol, map(_candle, rows), now_ms):
+            try:
+                rows = await self._exchange.fetch_ohlcv(symbol, self._timeframe, gathering.asked_ms(symbol) + 1)
+                is_new = gathering.add(symbol, [_candle(row) for row in rows], now_ms)
+            except Exception as error:  # whatever the client raises, or answers: the next question comes
+                raise execsafe.VenueUnavailable(f"{symbol}: {type(error).__name__}: {error}"[:_REASON_MAX]) from error
+            if not is_new:
                 break
         gathering.note_read(symbol)
 
@@ -167,37 +167,6 @@ class VenueFeed:
             self._missed_ms |= dict.fromkeys(news, now_ms)
             at = datetime.fromtimestamp(moment.closed_at_ms / 1000, tz=UTC).isoformat()
             _log.warning("the candles of %s are shown without %s: there are none so far", at, ", ".join(news))
-
-
-class _Outage:
-    """Tells that candles cannot be read: at once, then once a minute how often, and that they can be read again."""
-
-    def __init__(self, clock: execsafe.Clock) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._began_ms = self._told_ms = 0
-
-    def failed(self, symbol: str, error: Exception) -> None:
-        now_ms = self._clock.now_ms()
-        self._failures += 1
-        why = f"{type(error).__name__}: {redact(str(error))[:_REASON_MAX]}"
-        if self._failures == 1:
-            self._began_ms = self._told_ms = now_ms
-            _log.warning("candles of %s could not be read (%s); asking again every %g s", symbol, why, _RETRY_S)
-        elif now_ms - self._told_ms >= _OUTAGE_AGAIN_MS:
-            self._told_ms = now_ms
-            _log.warning(
-                "candles could not be read %d times in %d s, the last time those of %s (%s); asking again",
-                self._failures, self._lasted_s(), symbol, why,
-            )  # fmt: skip
-
-    def ended(self) -> None:
-        if self._failures:
-            _log.info("candles can be read again, after %d failures in %d s", self._failures, self._lasted_s())
-            self._failures = 0
-
-    def _lasted_s(self) -> int:
-        return (self._clock.now_ms() - self._began_ms) // 1000
 
 
 def interval_ms(timeframe: str) -> int:
