@@ -210,3 +210,15 @@ def default_of(field):
 @pytest.mark.parametrize(("head", "table"), [*TABLES.items(), *SETTINGS.items()], ids=str)
 def test_every_key_is_documented_with_its_default(head, table):
     assert documented(head) == {field.name: default_of(field) for field in attrs.fields(table)}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: config.RiskConfig(slippage_bps=20_000), "slippage_bps must be below 1000, was 20000"),
+        (lambda: config.RunConfig(reconcile_s=300), "entries are refused when the latest comparison is as old as that"),
+    ],
+)
+def test_what_would_refuse_every_entry_or_take_any_price_is_refused(make, message):
+    with pytest.raises(execsafe.InvalidInput, match=message):
+        make()

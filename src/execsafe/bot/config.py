@@ -46,6 +46,15 @@ def _above_zero(_instance: object, attribute: attrs.Attribute[Any], value: Any) 
         raise execsafe.InvalidInput(f"{attribute.name} must be above 0, was {value}")
 
 
+def _below(limit: int, why: str) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    def check(_instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        _above_zero(_instance, attribute, value)
+        if not value < limit:
+            raise execsafe.InvalidInput(f"{attribute.name} must be below {limit}, was {value}: {why}")
+
+    return check
+
+
 def _one_of(*known: str) -> Callable[[object, attrs.Attribute[Any], str], None]:
     def check(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
         if value not in known:
@@ -146,7 +155,9 @@ class RiskConfig:
     leverage: int = attrs.field(default=1, validator=_above_zero)
     positions_max: int = attrs.field(default=10, validator=_above_zero)
     gross_notional_max: Decimal = attrs.field(default=Decimal(1000), converter=amount, validator=_above_zero)
-    slippage_bps: Decimal = attrs.field(default=Decimal(20), converter=amount, validator=_above_zero)
+    slippage_bps: Decimal = attrs.field(
+        default=Decimal(20), converter=amount, validator=_below(1_000, "an entry may be a tenth off at most")
+    )
     unprotected_s: float = attrs.field(default=5.0, validator=_above_zero)
     spread_max_bps: Decimal = attrs.field(default=Decimal(50), converter=amount, validator=_above_zero)
 
@@ -171,7 +182,9 @@ class RunConfig:
     store: str = attrs.field(default="sqlite:///execsafe.db", repr=False)
     mode: str = attrs.field(default="live", validator=_one_of("live", "drain", "paper"))
     signal_age_max_s: float = attrs.field(default=300.0, validator=_above_zero)
-    reconcile_s: float = attrs.field(default=60.0, validator=_above_zero)
+    reconcile_s: float = attrs.field(
+        default=60.0, validator=_below(300, "entries are refused when the latest comparison is as old as that")
+    )
     protect_s: float = attrs.field(default=5.0, validator=_above_zero)
     stop: str = attrs.field(default="keep", validator=_one_of("flat", "keep"))
     stop_timeout_s: float = attrs.field(default=60.0, validator=_above_zero)

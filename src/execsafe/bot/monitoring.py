@@ -91,8 +91,9 @@ class Monitoring:
             unread = "" if not last.unread else "Unavailable" if last.error is None else last.error.kind
             self._note(VENUE, unread)
         self._note(STORE, "" if desk.is_lease_held else "NotWritten")
-        if wires is not None:
-            self._note(BUS, wires.trouble)
+        trouble = None if wires is None else wires.trouble
+        if trouble is not None:
+            self._note(BUS, trouble)
         self.health.tick()
 
     def _note(self, component: str, error: str) -> None:

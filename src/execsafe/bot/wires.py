@@ -69,7 +69,7 @@ class Wires:
         self._desk = desk
         self._listens = bool(config.signals)
         self._turn = anyio.Lock()
-        self._is_reached = not any((config.signals, config.events, config.levels))  # nobody will reach for it
+        self._is_reached: bool | None = None  # None: nobody has tried so far
         self._failing: set[str] = set()  # topics to which nothing could be published
         self.consumer: execsafe.SignalConsumer = execsafe.SignalConsumer(
             bus, desk.gate, desk.execute, topic=config.signals, group=group
@@ -80,10 +80,10 @@ class Wires:
             self._publish(LevelsRelay(desk.store, bus, topic=config.levels, name=_LEVELS))
 
     @property
-    def trouble(self) -> str:
-        """What does not work now, as a class of error; empty: all does."""
+    def trouble(self) -> str | None:
+        """What does not work now, as a class of error; empty: all does. None: that is not known yet."""
         if not self._is_reached:
-            return "NotReached"
+            return None if self._is_reached is None else "NotReached"
         if self.consumer.health().bus_failures_in_row:
             return "NotRead"
         return "NotPublished" if self._failing else ""
@@ -116,5 +116,6 @@ class Wires:
         async with self._turn:
             while not await survived(self._bus.open, "reaching the bus", log=_log):
                 tries += 1
+                self._is_reached = False
                 await anyio.sleep(_PAUSES.envelope_ms(tries) / 1_000)
             self._is_reached = True

@@ -330,7 +330,8 @@ class SignalGate:
     async def _drop(self, signal: Signal, drop: Drop, prefix: str, now_ms: int) -> Dropped:
         """Drops that another look could judge otherwise are remembered; the others judge themselves again."""
         age = age_ms(signal, now_ms)
-        event = self._event(EventType.SIGNAL_DROPPED, signal, note=drop.reason, age_ms=age, why=shorten(drop.note, 300))
+        why = shorten(drop.note, 300) if drop.note else ""
+        event = self._event(EventType.SIGNAL_DROPPED, signal, note=drop.reason, age_ms=age, why=why)
         if drop.reason in _REMEMBERED:
             record = SignalRecord(
                 gate=self.name, signal=signal, mode=self.mode, received_at_ms=now_ms, updated_at_ms=now_ms
