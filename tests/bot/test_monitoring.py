@@ -51,6 +51,23 @@ def test_every_event_reaches_the_log_as_loud_as_it_is(kind, caplog):
     assert (line["message"], line["level"], line["facts"]["symbol"]) == (kind.value, first.levelname.lower(), SYMBOL)
 
 
+def test_an_entry_that_is_refused_every_few_seconds_is_a_line_a_minute_and_counted_each_time(caplog):
+    watch = monitoring.Monitoring(RunConfig(metrics="127.0.0.1:9464"), clock=VirtualClock())
+    with caplog.at_level(logging.INFO, logger="execsafe"):
+        for number in range(24):
+            for subject, note in (("a", "reduce_only"), ("b", "reduce_only"), ("a", "spread" if number else "halted")):
+                event = Event(type=EventType.ENTRY_DENIED, at_ms=number * 5_000, subject=subject, note=note)
+                for listener in watch.listeners:
+                    listener(event)
+    told = [json.loads(r.getMessage().partition(" ")[2]) for r in caplog.records]
+    assert [(line["subject"], line["note"]) for line in told if line["note"] == "reduce_only"] == [
+        ("a", "reduce_only"), ("b", "reduce_only"), ("a", "reduce_only"), ("b", "reduce_only"),
+    ]  # fmt: skip
+    assert [line["note"] for line in told if line["note"] in {"halted", "spread"}] == ["halted", "spread", "spread"]
+    counted = watch._registry.get_sample_value("execsafe_events_total", {"type": "entry_denied", "level": "warning"})
+    assert counted == 72
+
+
 def test_an_alert_is_told_like_any_other_event(caplog):
     """A stop that cannot be placed is an event; that it happened at all within the hour is an alert."""
     event = Event(type=EventType.STOP_FAILED, at_ms=1, subject="position-1", symbol=SYMBOL)

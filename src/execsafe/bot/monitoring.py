@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,9 @@ _EVERY_S_IN_TROUBLE: Final = 60.0
 _FIRST_S: Final = 5.0
 _LOOK_S: Final = 1.0
 _SILENT_S_MIN: Final = 60.0
+_REPEATED: Final = frozenset({execsafe.EventType.ENTRY_DENIED, execsafe.EventType.ENTRY_FAILED})
+_REPEATED_MS: Final = 60_000
+_REPEATED_MAX: Final = 1_000
 VENUE: Final = "venue"
 """The component that is healthy while all that a comparison needs can be read."""
 STORE: Final = "store"
@@ -54,7 +58,7 @@ class Monitoring:
         self._config = config
         self._registry: CollectorRegistry | None = None
         self._last: object = None  # the latest comparison that was noted
-        told: list[execsafe.Listener] = [log_events()]
+        told: list[execsafe.Listener] = [_Sparing(log_events())]
         if config.metrics:
             self._registry = _new_registry()
             told.append(prometheus_metrics(self._registry))
@@ -127,6 +131,30 @@ class Monitoring:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _Sparing:
+    """Leaves out what was told within the last minute: an entry that is refused for now is tried every few seconds."""
+
+    def __init__(self, listener: execsafe.Listener) -> None:
+        self._listener = listener
+        self._told_ms: OrderedDict[tuple[str, str, str], int] = OrderedDict()  # the latest at the end
+
+    def __call__(self, event: execsafe.Event) -> None:
+        if event.type in _REPEATED and self._was_told(event):
+            return
+        self._listener(event)
+
+    def _was_told(self, event: execsafe.Event) -> bool:
+        key = (event.type.value, event.subject, event.note)
+        told_ms = self._told_ms.get(key)
+        if told_ms is not None and 0 <= event.at_ms - told_ms < _REPEATED_MS:
+            return True
+        self._told_ms[key] = event.at_ms
+        self._told_ms.move_to_end(key)
+        if len(self._told_ms) > _REPEATED_MAX:
+            self._told_ms.popitem(last=False)
+        return False
 
 
 def _patience() -> list[DurationRule]:
