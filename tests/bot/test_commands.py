@@ -314,7 +314,7 @@ def test_one_signal_ends_a_run_whose_barrier_would_never_pass(number, path, monk
     adapter.signal = number
     monkeypatch.setattr(live, "make_exchange", lambda _: Client())
     monkeypatch.setattr(
-        live, "_desk", lambda *_: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
+        live, "_desk", lambda *_, **__: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
     )
     assert cli.main(["run", "--config", str(path)]) == 0
     told = capsys.readouterr().out
@@ -338,7 +338,7 @@ def test_a_key_that_is_refused_ends_the_start_with_one_line_and_status_2(command
     adapter = Refusing(SimVenue([linear("BTC")], prices={symbol: 50_000}), clock=execsafe.SystemClock())
     monkeypatch.setattr(live, "make_exchange", lambda _: Client())
     monkeypatch.setattr(
-        live, "_desk", lambda *_: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
+        live, "_desk", lambda *_, **__: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
     )
     assert cli.main([command, "--config", str(path)]) == 2
     told = capsys.readouterr().err

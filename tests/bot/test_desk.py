@@ -12,6 +12,7 @@ from execsafe.bot.desk import TradingDesk
 from execsafe.bot.policy import DeskPolicy
 from execsafe.bot.strategy import Close, Leg, Open, TradePair
 from execsafe.bot.trades import PairClosed
+from execsafe.locks import DedupLock
 from execsafe.stores.memory import MemoryStore
 from execsafe.testing.adapter import SimAdapter
 from execsafe.testing.clock import VirtualClock
@@ -195,6 +196,108 @@ async def test_an_entry_right_after_a_flat_signal_waits_until_that_has_closed_th
         world.venue.set_book(BTC, [(49_990, 100)], [(50_000, 100)])
         await anyio.sleep(120)
         assert world.position() < 0
+
+
+class ExitsAway(MemoryStore):
+    """The records of exits cannot be read for a moment."""
+
+    is_away = False
+
+    async def find(self, collection, key):
+        if self.is_away and collection == "exits":
+            raise execsafe.StoreUnavailable("away for a moment")
+        return await super().find(collection, key)
+
+
+@pytest.mark.parametrize("exits_without_journal", [False, True])
+async def test_a_flat_signal_whose_exit_could_not_be_written_down_comes_again(exits_without_journal):
+    """Nobody buys while the store is away, so that an order without the journal does not fill either."""
+    world = exits_by_signal()
+    world.store = ExitsAway()
+    gateway = execsafe.GatewayPolicy(exits_without_journal=exits_without_journal)
+    world.policy = attrs.evolve(world.policy, gateway=gateway)
+    async with world.desk().running() as desk:
+        await desk.carry_out(wish())
+        world.venue.set_book(BTC, [], [(50_000, 100)])
+        world.store.is_away = True
+        held = await desk.gate.run(said(world, 1, "FLAT"), desk.execute)
+        assert isinstance(held, signals.Unfinished), held
+        world.store.is_away = False
+        world.venue.set_book(BTC, [(49_990, 100)], [(50_000, 100)])
+        await anyio.sleep(120)
+        assert world.position() == 0
+        assert (await desk.gate.find("said-1")).state is signals.SignalState.EXECUTED
+
+
+@pytest.mark.guarantee(13)
+@pytest.mark.parametrize("by_signal", [True, False])
+async def test_g13_an_exit_that_a_killed_process_still_has_the_claim_of_is_made_when_that_has_ended(by_signal):
+    """The claim outlives the desk's own: the next desk is asked for an exit before it has lapsed."""
+    world = exits_by_signal()
+    dead = DedupLock(store=world.store, clock=world.clock)
+
+    async def claim(key):
+        async with dead.hold(("exit", key.account, key.symbol, key.side.value)):
+            await anyio.sleep(20)
+
+    async with world.desk().running() as desk, anyio.create_task_group() as tasks:
+        await desk.carry_out(wish())
+        tasks.start_soon(claim, desk.position(BTC).key)
+        await anyio.sleep(1)
+        if by_signal:
+            waits = await desk.gate.run(said(world, 1, "FLAT"), desk.execute)
+            assert isinstance(waits, signals.Unfinished), waits
+        else:
+            tasks.start_soon(desk.carry_out, Close(id="out", symbol=BTC))
+        await anyio.sleep(10)
+        assert world.position() == SIZE
+        await anyio.sleep(60)
+        assert world.position() == 0
+
+
+async def test_a_position_is_turned_around_although_its_entry_and_its_exit_were_in_doubt():
+    """The entry is settled first, then it is closed, then the other side is opened; none of the three is lost."""
+    world = exits_by_signal()
+    world.policy = attrs.evolve(world.policy, gateway=execsafe.GatewayPolicy(request_timeout_s=1, patience_s=2))
+    async with world.desk(Blinking).running() as desk:
+        desk.adapter.plan.strike_next("create", Fault.DROP_REPLY)
+        desk.adapter.is_blind = True
+        for number, side in enumerate(("LONG", "FLAT", "SHORT")):
+            came = await desk.gate.run(said(world, number, side), desk.execute)
+            assert isinstance(came, signals.Unfinished), came
+            await anyio.sleep(1)
+        desk.adapter.is_blind = False
+        await anyio.sleep(240)
+        assert world.position() < 0
+        assert desk.safety.state is execsafe.TradingState.ACTIVE, "what is known again restricts nothing any more"
+
+
+@pytest.mark.guarantee(13, 17)
+async def test_g17_what_was_opened_and_not_recorded_yet_is_not_closed_by_an_exit_that_was_said_before():
+    """The entry is open and protected; its signal could not be ended, as the store was away for a moment."""
+
+    class EndsAway(MemoryStore):
+        is_away = True
+
+        async def commit(self, batch):
+            states = {getattr(put.value, "state", None) for put in batch.puts}
+            if self.is_away and signals.SignalState.EXECUTED in states:
+                raise execsafe.StoreUnavailable("away for a moment")
+            return await super().commit(batch)
+
+    world = exits_by_signal()
+    world.store = EndsAway()
+    async with world.desk().running() as desk:
+        await anyio.sleep(10)
+        opened = await desk.gate.run(said(world, 1, "LONG"), desk.execute)
+        assert isinstance(opened, signals.Unfinished)
+        assert world.position() == SIZE
+        before_ms = world.clock.now_ms() - 5_000
+        await desk.gate.run(said(world, 2, "FLAT", timestamp=before_ms), desk.execute)
+        world.store.is_away = False
+        await anyio.sleep(30)
+        assert world.position() == SIZE
+        assert (await desk.gate.find("said-2")).reason is execsafe.DropReason.SUPERSEDED
 
 
 async def test_what_is_too_old_or_too_small_or_too_much_is_dropped_with_its_reason(world):

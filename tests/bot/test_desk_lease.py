@@ -280,7 +280,7 @@ def test_a_command_on_a_store_that_is_in_use_ends_with_status_2_and_one_sentence
     monkeypatch.setattr(
         live,
         "_desk",
-        lambda *_: TradingDesk(
+        lambda *_, **__: TradingDesk(
             SimAdapter(venue, clock=execsafe.SystemClock()), execsafe.open_store(url), policy, symbols=(BTC,)
         ),
     )

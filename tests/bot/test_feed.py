@@ -15,6 +15,7 @@ from execsafe.bot import live
 from execsafe.bot.candles import Candle
 from execsafe.bot.config import BotConfig, RunConfig, StrategyConfig, VenueConfig
 from execsafe.bot.feed import RecordedFeed, VenueFeed, interval_ms
+from execsafe.bot.moments import Gathering
 from execsafe.bot.runner import make_strategy
 from execsafe.clock import SystemClock
 from execsafe.testing.clock import VirtualClock
@@ -331,3 +332,25 @@ async def test_a_length_that_is_none_is_refused(bad):
     with pytest.raises(execsafe.InvalidInput, match="candle must be like"):
         interval_ms(bad)
     assert interval_ms("15m") == 15 * MINUTE
+
+
+def test_a_moment_that_waits_behind_an_earlier_one_asks_for_no_hurry():
+    """The later one has waited long enough; the earlier one, of which a candle came since, has not."""
+    length = 60_000
+
+    def candle(at_ms):
+        return Candle(at_ms, Decimal(1), Decimal(1), Decimal(1))
+
+    gathering = Gathering(["X", "Y", "Z"], length_ms=length, patience_ms=10_000, after_ms=0)
+    for symbol in "XYZ":
+        gathering.add(symbol, [candle(length)], 3 * length)
+        gathering.note_read(symbol)
+    assert len(gathering.take(3 * length)) == 1
+    now_ms = 4 * length + 1_000
+    gathering.add("X", [candle(3 * length)], now_ms)  # nobody traded X in between
+    assert gathering.take(now_ms) == []
+    gathering.add("Y", [candle(2 * length)], now_ms + 5_000)
+    assert gathering.take(now_ms + 5_000) == []
+    assert gathering.take(now_ms + 10_000) == []
+    assert gathering.patience_left_ms(now_ms + 10_000) == 5_000
+    assert len(gathering.take(now_ms + 15_000)) == 2

@@ -243,16 +243,16 @@ ODD_LINES = textwrap.dedent(r"""
 
     with logs.logging_to_terminal(RunConfig(log_format="json")):
         log = logging.getLogger("execsafe.bot")
-        log.info("two\nlines \u2028 caf\xe9 \u4e2d \udc80 \x1b[31m")
+        log.info("two\nlines \u2028 x\xe9 \u4e2d \udc80 \x1b[31m")
         try:
-            raise ValueError("caf\xe9")
+            raise ValueError("x\xe9")
         except ValueError:
             log.exception("failed")
         log.warning("%d things", "no number")
         log.warning("%s", Broken())
         log.warning(Broken())
         log.warning("%s %s", "odd", "facts", extra={"execsafe": {"ratio": float("nan"), "a": [{1: float("inf")}]}})
-        log_events()(Event(type=EventType.STUCK_EXIT, at_ms=1, subject="p", note="caf\xe9\nx", details={"why": "a\nb"}))
+        log_events()(Event(type=EventType.STUCK_EXIT, at_ms=1, subject="p", note="x\xe9\nx", details={"why": "a\nb"}))
         warnings.warn("an old way")
 """)
 
@@ -263,8 +263,8 @@ def test_every_json_line_can_be_read_whatever_is_logged_and_however_the_terminal
     lines = [json.loads(line, parse_constant=pytest.fail) for line in done.stderr.decode("ascii").splitlines()]
     told = [line["message"] for line in lines]
     assert len(told) == 8
-    assert told[0] == r"two\nlines \u2028 café 中 \udc80 \x1b[31m"
-    assert lines[1]["error"].endswith("ValueError: café")
+    assert told[0] == r"two\nlines \u2028 xé 中 \udc80 \x1b[31m"
+    assert lines[1]["error"].endswith("ValueError: xé")
     assert told[2].startswith("%d things (its arguments do not fit, at ")
     assert told[3].startswith("%s (its arguments do not fit, at ")
     assert told[4] == "a line of execsafe.bot (WARNING) cannot be shown (ValueError)"

@@ -133,15 +133,23 @@ def test_a_running_desk_says_how_it_is_going(caplog):
     assert levels == ["WARNING", "WARNING", "INFO"], "what gets better is no trouble"
 
 
+class Revoked(SimAdapter):
+    """Refuses every reading of the positions with the error that is set."""
+
+    error = None
+
+    async def fetch_positions(self):
+        if self.error is not None:
+            raise self.error
+        return await super().fetch_positions()
+
+
+REFUSED = sim_errors.AuthenticationError("Invalid API-key, IP, or permissions for action")
+
+
 @pytest.mark.row("S2-22")
 def test_a_key_that_is_revoked_while_the_bot_runs_halts_entries_and_is_named(caplog):
     """Every reading is refused from one moment on; what is held is still looked after."""
-
-    class Revoked(Away):
-        async def fetch_positions(self):
-            if self.is_away:
-                raise sim_errors.AuthenticationError("Invalid API-key, IP, or permissions for action")
-            return await super().fetch_positions()
 
     async def main() -> tuple[TradingDesk, execsafe.HealthMonitor]:
         clock = VirtualClock()
@@ -153,7 +161,7 @@ def test_a_key_that_is_revoked_while_the_bot_runs_halts_entries_and_is_named(cap
         async with desk.running():
             await anyio.sleep(90)
             assert watch.health.components()[monitoring.VENUE].failures == 0
-            adapter.is_away = True
+            adapter.error = REFUSED
             await anyio.sleep(130)
             return desk, watch.health
 
@@ -164,6 +172,30 @@ def test_a_key_that_is_revoked_while_the_bot_runs_halts_entries_and_is_named(cap
     assert venue.error == "AuthenticationError"
     assert venue.failures <= 4, "one for each comparison, whatever it missed"
     assert any("AuthenticationError" in r.getMessage() for r in caplog.records if "view_unavailable" in r.getMessage())
+
+
+@pytest.mark.row("S2-22")
+def test_a_key_that_is_refused_after_an_outage_or_a_hasty_reset_halts_as_well():
+    """The view was unreadable before, for another reason; and it is again after somebody has said that all is well."""
+
+    async def main() -> None:
+        clock = VirtualClock()
+        adapter = Revoked(SimVenue([linear("BTC")], prices={SYMBOL: 50_000}), clock=clock)
+        desk = TradingDesk(adapter, execsafe.open_store("memory://"), symbols=[SYMBOL], clock=clock)
+        async with desk.running():
+            await anyio.sleep(90)
+            adapter.error = sim_errors.NetworkError("away")
+            await anyio.sleep(90)
+            assert desk.safety.state is not execsafe.TradingState.HALTED
+            adapter.error = REFUSED
+            await anyio.sleep(130)
+            assert desk.safety.state is execsafe.TradingState.HALTED
+            await desk.safety.reset(note="surely it works now")
+            assert desk.safety.state is not execsafe.TradingState.HALTED
+            await anyio.sleep(130)
+            assert desk.safety.state is execsafe.TradingState.HALTED
+
+    run_simulated(main)
 
 
 def test_a_venue_that_was_not_compared_yet_is_not_called_healthy(caplog):

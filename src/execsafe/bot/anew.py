@@ -73,16 +73,26 @@ class Again(Generic[T]):
     Args:
         run: makes everything and runs it; told whether it is the first time.
         stop: ends the tries.
+        failed: told of each failure after which there is another try.
     """
 
-    def __init__(self, run: Callable[[bool], Awaitable[T]], stop: Stop) -> None:
+    def __init__(
+        self,
+        run: Callable[[bool], Awaitable[T]],
+        stop: Stop,
+        *,
+        failed: Callable[[execsafe.ExecsafeError], object] = lambda _: None,
+    ) -> None:
         self._run = run
         self._stop = stop
-        self._begun_s: float | None = None
+        self._failed = failed
+        self._has_begun = False
+        self._begun_s: float | None = None  # of the present run
         self._tries = 0
 
     async def note_begun(self) -> None:
         """To be called once a run looks after things: a first start that fails before that is not tried again."""
+        self._has_begun = True
         self._begun_s = anyio.current_time()
 
     async def until_it_ends(self) -> T:
@@ -92,19 +102,31 @@ class Again(Generic[T]):
             ExecsafeError: it could not be started, or it was to be stopped and could not be opened for that.
         """
         while True:
+            self._begun_s = None
             try:
-                return await self._run(self._begun_s is None)
-            except _PASSING as error:
-                if self._begun_s is None or self._stop.is_asked:
+                return await self._run(not self._has_begun)
+            except Exception as error:
+                passing = _passing(error)
+                if passing is None or not self._has_begun or self._stop.is_asked:
                     raise
-                await self._pause(error, anyio.current_time() - self._begun_s)
+                await self._pause(passing)
                 if self._stop.is_asked:
                     raise
 
-    async def _pause(self, error: execsafe.ExecsafeError, lasted_s: float) -> None:
-        self._tries = 1 if lasted_s > _LONG_S else self._tries + 1
+    async def _pause(self, error: execsafe.ExecsafeError) -> None:
+        was_well = self._begun_s is not None and anyio.current_time() - self._begun_s > _LONG_S
+        self._tries = 1 if was_well else self._tries + 1
         seconds = _PAUSES.envelope_ms(self._tries) / 1_000
         _log.critical(
             "nothing is looked after: %s (%s); everything is read again in %g s", error, type(error).__name__, seconds
         )
+        self._failed(error)
         await self._stop.pause(seconds)
+
+
+def _passing(error: Exception) -> execsafe.ExecsafeError | None:
+    """The error, or the first of a group of such, if it is one that may pass; else None."""
+    if not isinstance(error, ExceptionGroup):
+        return error if isinstance(error, _PASSING) else None
+    found = [_passing(one) for one in error.exceptions]
+    return None if None in found else found[0]

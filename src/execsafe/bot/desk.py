@@ -96,7 +96,10 @@ class TradingDesk:
             store, self.registry, listeners=told, instruments=self._instruments.get, retention_s=p.retention_s
         )
         self.reader: execsafe.VenueReader = execsafe.VenueReader(adapter, clock=self.clock, request_timeout_s=timeout_s)
-        self.gate: execsafe.SignalGate = execsafe.SignalGate(store, p.signals, clock=self.clock, listeners=told)
+        turns = execsafe.DedupLock(clock=self.clock)  # of this process alone: nobody else works on the store
+        self.gate: execsafe.SignalGate = execsafe.SignalGate(
+            store, p.signals, turns=turns, clock=self.clock, listeners=told
+        )
         self.pretrade: execsafe.PreTradeChecks = execsafe.PreTradeChecks(
             self.reader,
             policy=p.pretrade,
@@ -169,7 +172,9 @@ class TradingDesk:
             tell=self.registry.tell,
             interval_s=p.targets_s,
         )
-        self.closings: Closings = Closings(exits_=self.exits, opener=self.opener, book=self.book, account=p.account)
+        self.closings: Closings = Closings(
+            gate=self.gate, exits_=self.exits, opener=self.opener, book=self.book, account=p.account
+        )
         self.openings: Openings = Openings(
             gate=self.gate,
             registry=self.registry,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -229,12 +229,12 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
     """
     strategy = check(config)
     exchange = make_exchange(config) if exchange is None else exchange
-    stop, results = Stop(), Counter[str]()
-    monitoring = Monitoring(config.run, protects=strategy.protects)
+    stop, results, clock = Stop(), Counter[str](), execsafe.SystemClock()
+    monitoring = Monitoring(config.run, protects=strategy.protects, clock=clock)
 
     async def once(is_first: bool) -> RunResult:
         async with _bus(config) as bus:
-            desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners))
+            desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners), clock=clock)
             desk.beside.append(again.note_begun)
             runner = _runner(config, desk, exchange, bus, monitoring)
             if is_first:
@@ -245,10 +245,10 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
             finally:
                 results.update(runner.results)
 
-    again = Again(once, stop)
+    again = Again(once, stop, failed=monitoring.note_store_failed)
     try:
         with monitoring.serving():
-            result = await _until_stopped(again.until_it_ends, stop)
+            result = await _until_stopped(again.until_it_ends, stop, beside=monitoring.keep_looking)
             return attrs.evolve(result, results=results)
     finally:
         with anyio.CancelScope(shield=True):
@@ -273,8 +273,16 @@ async def resolve(config: BotConfig, *, exchange: Any = None) -> Leftover:
             await exchange.close()
 
 
-def _desk(config: BotConfig, strategy: Strategy, exchange: Any, listeners: Sequence[execsafe.Listener]) -> TradingDesk:
-    adapter, clock = execsafe.CcxtAdapter(exchange), execsafe.SystemClock()
+def _desk(
+    config: BotConfig,
+    strategy: Strategy,
+    exchange: Any,
+    listeners: Sequence[execsafe.Listener],
+    *,
+    clock: execsafe.Clock | None = None,
+) -> TradingDesk:
+    adapter = execsafe.CcxtAdapter(exchange)
+    clock = execsafe.SystemClock() if clock is None else clock
     watch = ClockWatch(clock, bound_s=adapter.profile.clock_skew_s)
     desk = TradingDesk(
         adapter,
@@ -351,11 +359,14 @@ async def _reach(desk: TradingDesk) -> None:
         )
 
 
-async def _until_stopped(run: Callable[[], Awaitable[RunResult]], stop: Stop) -> RunResult:
-    """What *run* comes to, ended in good order by a signal."""
+async def _until_stopped(
+    run: Callable[[], Awaitable[RunResult]], stop: Stop, *, beside: Callable[[], Coroutine[Any, Any, None]]
+) -> RunResult:
+    """What *run* comes to, ended in good order by a signal; *beside* goes on meanwhile."""
     came: list[RunResult | Exception] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_on_signal, stop)
+        tasks.start_soon(beside)
         try:
             came.append(await run())
         except Exception as error:  # noqa: BLE001 - raised below, without the group around it

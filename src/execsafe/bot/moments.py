@@ -133,4 +133,4 @@ class Gathering:
 
     def patience_left_ms(self, now_ms: int) -> int | None:
         """For how long the first moment that waits still does; None if none does."""
-        return max(0, min(self._until_ms.values()) - now_ms) if self._until_ms else None
+        return max(0, self._until_ms[min(self._until_ms)] - now_ms) if self._until_ms else None

@@ -88,6 +88,16 @@ class Monitoring:
 
         desk.beside += (look_often, say_often)
 
+    async def keep_looking(self) -> None:
+        """Let time do its part, also while no desk runs, until cancelled."""
+        while True:
+            self.health.tick()
+            await anyio.sleep(_LOOK_S)
+
+    def note_store_failed(self, error: BaseException) -> None:
+        """No desk runs, because the store cannot be opened."""
+        self.health.failed(STORE, error)
+
     async def _look(self, desk: TradingDesk, wires: Wires | None) -> None:
         last = desk.reconciler.last
         if last is not None and last is not self._last:  # another pass, which counts once whatever it missed
@@ -98,7 +108,6 @@ class Monitoring:
         trouble = None if wires is None else wires.trouble
         if trouble is not None:
             self._note(BUS, trouble)
-        self.health.tick()
 
     def _note(self, component: str, error: str) -> None:
         if error:

@@ -75,7 +75,7 @@ class Openings:
             if work.is_late(self._clock.now_ms()):
                 return signals.Refused(reason=execsafe.DropReason.STALE, note="too old before anything was sent")
             await self._book.catch_up()
-            if self._closings.is_closing(symbol):
+            if self._closings.is_closing(symbol) or await self._closings.is_awaited(work):
                 return signals.Pending(note="what is held is still being closed", attempted=False)
             if not self._has_room(symbol):
                 note = f"{self._policy.positions_max} positions are open or opening"

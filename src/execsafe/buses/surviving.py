@@ -18,6 +18,7 @@ from execsafe.errors import ExecsafeError
 _AGAIN_S: Final = 60.0
 _LINES_MAX: Final = 5
 _NAMES_MAX: Final = 200
+_TEXTS_MAX: Final = 50
 _QUIET_S: Final = 600.0
 
 _Key: TypeAlias = tuple[int, str, str]  # the task, the logger, and what it is
@@ -51,6 +52,8 @@ class Trouble:
         is_repeated = failure in self._told and _is_recent(self._told[failure], now_s)
         if is_repeated or len(self._lines_s) >= _LINES_MAX:
             return False
+        if len(self._told) >= _TEXTS_MAX:  # as many as that all differ: each is news in any case
+            self._told.clear()
         self._told[failure] = now_s
         self._lines_s.append(now_s)
         return True

@@ -95,6 +95,7 @@ _POSITIONS: Final = {
     _T.ENTRY_STARTED: Entry(_I, "An entry with its stop began.", _ENTRY),
     _T.ENTRY_ROLLED_BACK: Entry(_E, "An entry could not be protected and was closed again.", _ENTRY),
     _T.ENTRY_FAILED: Entry(_W, "An entry ended without a position.", _ENTRY, ("position_error", "leverage error")),
+    _T.ENTRY_SETTLED: Entry(_I, "What came of an entry is known, after it was not.", _ENTRY),
     _T.STOP_PLACED: Entry(
         _I, "The first stop of a position is verified at the venue.", _STOP, ("stop_loss_placed", "ENTRY_HOOK_SUCCESS")
     ),

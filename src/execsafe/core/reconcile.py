@@ -31,6 +31,7 @@ from execsafe.core.findings import (
     is_not_offered,
 )
 from execsafe.core.holdings import compare_positions, is_settled, is_spot, sides_of, symbols_of
+from execsafe.core.safety import is_auth
 from execsafe.model.event import Event, EventType
 from execsafe.model.intent import ErrorFacts, IntentRecord
 from execsafe.model.order import ZERO
@@ -350,7 +351,7 @@ def _tell(
     events += [
         Event(type=EventType.VIEW_UNAVAILABLE, at_ms=seen.at_ms, subject="reconciler", note=view, error=error)
         for view, error in unread.items()
-        if view not in before.unread
+        if view not in before.unread or is_auth(error)  # a key that is refused is told until it works
     ]
     is_news = any(event.type is EventType.DIFFERENCE_FOUND for event in events)
     if not is_sure:

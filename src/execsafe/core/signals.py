@@ -355,10 +355,10 @@ def decide(
 
 
 def _decide_exit(signal: Signal, now_ms: int, policy: SignalPolicy, published_at_ms: int | None) -> Decision:
-    # The bus's clock where there is one: a sender whose clock is wrong may still close its position.
-    since_ms = signal.at_ms if published_at_ms is None else published_at_ms
-    age = now_ms - since_ms
-    if since_ms > 0 and age > policy.exit_age_max_ms:
+    # By either clock: what was said or published so long ago may come from a stream that is read once more.
+    known_ms = [at_ms for at_ms in (signal.at_ms, published_at_ms) if at_ms]
+    age = now_ms - min(known_ms, default=now_ms)
+    if age > policy.exit_age_max_ms:
         note = f"age {age} ms: it may have been executed, and forgotten since"
         return DeadLetter(reason=DropReason.STALE, note=note)
     return Accept(fresh_until_ms=None)

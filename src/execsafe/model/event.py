@@ -51,6 +51,7 @@ class EventType(enum.StrEnum):
     ENTRY_STARTED = "entry_started"
     ENTRY_ROLLED_BACK = "entry_rolled_back"
     ENTRY_FAILED = "entry_failed"
+    ENTRY_SETTLED = "entry_settled"  # what came of an entry that was unknown is known
     STOP_PLACED = "stop_placed"  # verified at the venue
     STOP_MOVED = "stop_moved"
     STOP_FAILED = "stop_failed"

@@ -361,7 +361,8 @@ class PositionOpener:
 
     async def _unknown(self, name: str, opening: Opening, reason: str) -> OpenOutcome:
         left = become(opening, _S.UNPROTECTED_UNKNOWN, now_ms=self.clock.now_ms(), note=reason)
-        await self._save(name, left, self._event(EventType.POSITION_UNPROTECTED, left))
+        alarm = attrs.evolve(self._event(EventType.POSITION_UNPROTECTED, left), subject=left.plan.key)
+        await self._save(name, left, alarm)
         return EntryUnknown(opening=left, reason=reason)
 
     async def _recorded(self, opening: Opening) -> OpenOutcome:
@@ -377,6 +378,10 @@ class PositionOpener:
         return Active(opening=opening, position=position, protection=protection)
 
     async def _save(self, name: str, opening: Opening, *events: Event) -> Opening:
+        before = self._shelf.records.get(name)
+        was_unknown = before is not None and before.state is _S.UNPROTECTED_UNKNOWN
+        if was_unknown and opening.state is not _S.UNPROTECTED_UNKNOWN:  # ends the alarm, whatever is held by now
+            events = (attrs.evolve(self._event(EventType.ENTRY_SETTLED, opening), subject=opening.plan.key), *events)
         also = [await self._claim(opening.plan, name, active=False)] if opening.is_over else []
         await self._shelf.save(name, opening, events, is_open=not opening.is_over, also=also)
         if opening.is_over:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-import anyio
 import attrs
 
 from execsafe.clock import SystemClock
 from execsafe.core.funnel import Funnel, Stage
 from execsafe.core.payloads import read_signal
-from execsafe.core.redaction import redact
-from execsafe.core.safety import is_for_now
 from execsafe.core.signals import (
     UNDONE_BY,
     Accept,
@@ -29,21 +27,20 @@ from execsafe.core.signals import (
 )
 from execsafe.errors import (
     AlreadyInFlight,
-    InvalidOrder,
     LeaseHeld,
     StaleFencingToken,
     StoreError,
-    TradingDenied,
-    UnsupportedByVenue,
+    VersionConflict,
 )
-from execsafe.locks import DedupLock, OnBusy
+from execsafe.locks import DedupLock, Hold, OnBusy
 from execsafe.model.event import Event, EventType
 from execsafe.model.signal import ExecutionMode, Signal, SignalSide
 from execsafe.model.values import check_count, check_seconds, shorten, text_validator
 from execsafe.ports import Clock, Listener, Put, Store
+from execsafe.signals._running import result_of_handler
+from execsafe.signals._tally import Tally
 from execsafe.signals.records import SignalRecord, SignalRecords, SignalState, content_put
 from execsafe.signals.work import (
-    NOT_NOW,
     DeadLettered,
     Dropped,
     Executed,
@@ -52,7 +49,6 @@ from execsafe.signals.work import (
     Refused,
     SignalHandler,
     SignalOutcome,
-    SignalResult,
     SignalWork,
     Unfinished,
     stage_of,
@@ -70,13 +66,15 @@ class SignalGate:
     A signal is recorded before it is executed, and its end when it has ended: a crash in between leads to
     :attr:`SignalWork.is_resumed`, not to a second execution. Two keys keep signals apart: the *identity* is
     remembered for ``retention_s``; the *content* (symbol and side) only excludes others while one is in flight. (An
-    exit is not excluded: it waits for the one before it.)
+    exit is not excluded: it waits for its turn.)
 
     Args:
         store: remembers. Without it nothing is executed.
         policy: which signals may be executed.
         name: of this gate; two strategies that both execute the same signals need two names.
         locks: exclusion while in flight. By default leases in *store*, so that several processes share the work.
+        turns: one signal of a symbol at a time. By default within this process; with exits by leases in *store*, as one
+            undoes the other. Give one of this process's own where no other process works on the store.
         budget_s: how long one execution may take; then it is cancelled and handed out again. 60 s outlives the
             patience of one order at most venues.
         failures_max: how often a handler may fail on one signal before that becomes a dead letter. 3.
@@ -92,6 +90,7 @@ class SignalGate:
         *,
         name: str = "signals",
         locks: DedupLock | None = None,
+        turns: DedupLock | None = None,
         budget_s: float = 60.0,
         failures_max: int = 3,
         store_timeout_s: float = 10.0,
@@ -104,14 +103,14 @@ class SignalGate:
         self._mode = self.policy.mode
         self.clock: Clock = clock if clock is not None else SystemClock()
         self._locks = locks if locks is not None else DedupLock(store=store, clock=self.clock)
-        self._turns = DedupLock(clock=self.clock)  # one symbol at a time, within this process
+        shared = store if self._is_ordered else None
+        self._turns = turns if turns is not None else DedupLock(store=shared, clock=self.clock)
         self._budget_s = check_seconds(budget_s, "budget_s")
         self._failures_max = check_count(failures_max, "failures_max")
         self._records = SignalRecords(
             store, clock=self.clock, listeners=listeners, store_timeout_s=store_timeout_s, gate=name
         )
-        self._funnel = Funnel()
-        self._counted: dict[str, Stage] = {}  # how far signals that have not ended were counted
+        self._tally = Tally()
 
     @property
     def mode(self) -> ExecutionMode:
@@ -125,7 +124,7 @@ class SignalGate:
     @property
     def funnel(self) -> Funnel:
         """Counts by stage since this gate was made; each signal once."""
-        return self._funnel
+        return self._tally.funnel
 
     async def run(
         self, payload: Mapping[str, Any], handler: SignalHandler, *, published_at_ms: int | None = None
@@ -153,6 +152,18 @@ class SignalGate:
         """
         return await self._records.find(self._prefix, signal_id)
 
+    async def unfinished(self) -> list[SignalRecord]:
+        """All signals that were accepted and have not ended, as they arrived.
+
+        Raises:
+            StoreError: the store cannot say which these are.
+        """
+        return await self._records.unfinished()
+
+    def key_of(self, record: SignalRecord) -> str:
+        """The intent key under which *record* is executed; :attr:`SignalWork.key`."""
+        return f"{_prefix(record.gate, record.mode)}:{record.signal.id}"
+
     async def resume(self, handler: SignalHandler) -> list[SignalOutcome]:
         """Go on with every signal that was accepted and has not ended, whatever became of its message.
 
@@ -170,7 +181,7 @@ class SignalGate:
     @property
     def _prefix(self) -> str:
         # What was played on paper was not executed: it is remembered apart.
-        return f"paper:{self.name}" if self.mode is ExecutionMode.PAPER else self.name
+        return _prefix(self.name, self.mode)
 
     async def _exclusively(
         self, signal: Signal, handler: SignalHandler, published_at_ms: int | None, *, resuming: bool = False
@@ -194,10 +205,10 @@ class SignalGate:
         decision = decide(signal, now_ms, self.policy, seen, published_at_ms=published_at_ms, mode=mode)
         match decision:
             case DeadLetter():
-                self._count_at_once(Stage.ADAPTED, decision.reason)
+                self._tally.dropped_at_once(Stage.ADAPTED, decision.reason)
                 self._tell(EventType.SIGNAL_DEAD_LETTERED, signal, note=decision.reason, why=decision.note)
                 return DeadLettered(reason=decision.reason, note=decision.note, signal=signal)
-            case Drop() if resuming and signal.id not in self._counted:  # ended since it was found; nothing arrived
+            case Drop() if resuming and signal.id not in self._tally:  # ended since it was found; nothing arrived
                 return Dropped(signal=signal, reason=decision.reason, age_ms=age_ms(signal, now_ms))
             case Drop():
                 return await self._drop(signal, decision, prefix, now_ms)
@@ -217,17 +228,17 @@ class SignalGate:
         self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
     ) -> SignalOutcome:
         signal = record.signal
-        waits = signal.side is SignalSide.FLAT and not is_resumed  # one that is resumed comes again
-        on_busy = OnBusy.WAIT if waits else OnBusy.FAIL
+        if signal.side is SignalSide.FLAT:
+            return await self._execute_exit(record, handler, prefix, is_resumed=is_resumed)
         try:
-            async with self._locks.hold(("content", prefix, *signal.content_key), on_busy=on_busy):
+            async with self._locks.hold(("content", prefix, *signal.content_key)):
                 if not is_resumed:
                     accepted = await self._accept(record, prefix)
                     if isinstance(accepted, Dropped):
                         return accepted
                     record = accepted
-                self._count(signal.id, Stage.VALIDATED)
-                async with self._turns.hold(signal.symbol, on_busy=OnBusy.WAIT):
+                self._tally.count(signal.id, Stage.VALIDATED)
+                async with self._turn(signal, prefix):
                     return await self._handle(record, handler, prefix, is_resumed=is_resumed)
         except AlreadyInFlight:
             if is_resumed:  # most likely the claim of the process that died: it ends by itself
@@ -235,16 +246,41 @@ class SignalGate:
             busy = Drop(reason=DropReason.IN_FLIGHT, note="another signal for this symbol and side is being executed")
             return await self._drop(signal, busy, prefix, self.clock.now_ms())
 
+    async def _execute_exit(
+        self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
+    ) -> SignalOutcome:
+        """No other signal is a reason to leave an exit out. What does not get its turn soon is resumed."""
+        if not is_resumed:
+            accepted = await self._accept_exit(record, prefix)
+            if isinstance(accepted, Dropped):
+                return accepted
+            record = accepted
+        self._tally.count(record.signal.id, Stage.VALIDATED)
+        try:
+            async with self._turn(record.signal, prefix, timeout_s=_TURN_S):
+                return await self._handle(record, handler, prefix, is_resumed=is_resumed)
+        except AlreadyInFlight:
+            return Unfinished(signal=record.signal, why="in_flight", note="another signal of the symbol is executed")
+
+    def _turn(self, signal: Signal, prefix: str, *, timeout_s: float | None = None) -> Hold:
+        return self._turns.hold(("turn", prefix, signal.symbol), on_busy=OnBusy.WAIT, timeout_s=timeout_s)
+
+    async def _accept_exit(self, record: SignalRecord, prefix: str) -> SignalRecord | Dropped:
+        for _ in range(_CONFLICTS_MAX):
+            with suppress(VersionConflict):  # another exit of the symbol was accepted meanwhile
+                return await self._accept(record, prefix)
+        return await self._accept(record, prefix)
+
     async def _accept(self, record: SignalRecord, prefix: str) -> SignalRecord | Dropped:
         """Record it as accepted: from here on it is executed, by whomever."""
         signal, now_ms = record.signal, record.received_at_ms
         noted = self._is_ordered or self.policy.content_interval_ms > 0
         last = await self._records.content(prefix, signal.symbol, signal.side) if noted else None
         too_soon = decide_content(None if last is None else last.at_ms, now_ms, self.policy)
-        if too_soon is not None and signal.side is not SignalSide.FLAT:
+        is_exit = signal.side is SignalSide.FLAT
+        if too_soon is not None and not is_exit:
             return await self._drop(signal, too_soon, prefix, now_ms)
         event = self._event(EventType.SIGNAL_ACCEPTED, signal, note=record.mode, age_ms=age_ms(signal, now_ms))
-        is_exit = signal.side is SignalSide.FLAT
         also = [content_put(prefix, record, last, counts=is_exit)] if noted else []
         return await self._records.save(prefix, record, event, also=also)
 
@@ -254,7 +290,7 @@ class SignalGate:
         signal = record.signal
         work = SignalWork(
             signal=signal,
-            key=f"{prefix}:{signal.id}",
+            key=self.key_of(record),
             fresh_until_ms=record.fresh_until_ms,
             mode=record.mode,
             is_resumed=is_resumed,
@@ -268,9 +304,9 @@ class SignalGate:
             work = attrs.evolve(work, fresh_until_ms=0)
         if work.is_late(self.clock.now_ms()) and not is_begun:
             return await self._end(record, Refused(reason=DropReason.STALE, note="it waited too long"), prefix)
-        result = await _result(work, handler, self._budget_s)
+        result = await result_of_handler(work, handler, self._budget_s)
         if isinstance(result, Pending):
-            self._count(signal.id, Stage.ATTEMPTED if result.attempted else Stage.VALIDATED)
+            self._tally.count(signal.id, Stage.ATTEMPTED if result.attempted else Stage.VALIDATED)
             return Unfinished(signal=signal, why="pending", note=result.note)
         if isinstance(result, str):
             return await self._fail(record, result, prefix)
@@ -307,11 +343,10 @@ class SignalGate:
         also = await self._opened(ended, prefix) if isinstance(result, Executed) else []
         await self._records.save(prefix, ended, event, also=also)
         if isinstance(result, Refused):
-            self._count(record.signal.id, stage_of(result))
-            self._count_end(record.signal.id, result.reason)
+            self._tally.count(record.signal.id, stage_of(result))
+            self._tally.dropped(record.signal.id, result.reason)
         else:
-            self._count(record.signal.id, Stage.OPENED)
-            self._counted.pop(record.signal.id, None)
+            self._tally.opened(record.signal.id)
         return Handled(signal=record.signal, result=result)
 
     async def _fail(self, record: SignalRecord, error: str, prefix: str) -> SignalOutcome:
@@ -324,7 +359,7 @@ class SignalGate:
         event = self._event(EventType.SIGNAL_DEAD_LETTERED, record.signal, note=DropReason.POISON, why=note)
         ended = self._ended(failed, SignalState.DEAD_LETTERED, DropReason.POISON, note)
         await self._records.save(prefix, ended, event)
-        self._count_end(record.signal.id, DropReason.POISON)
+        self._tally.dropped(record.signal.id, DropReason.POISON)
         return DeadLettered(reason=DropReason.POISON, note=note, signal=record.signal)
 
     async def _drop(self, signal: Signal, drop: Drop, prefix: str, now_ms: int) -> Dropped:
@@ -339,20 +374,20 @@ class SignalGate:
             await self._records.save(prefix, self._ended(record, SignalState.DROPPED, drop.reason, drop.note), event)
         else:
             self._records.tell(event)
-        if signal.id in self._counted:  # its execution began here and ended elsewhere
-            self._count_end(signal.id, drop.reason)
+        if signal.id in self._tally:  # its execution began here and ended elsewhere
+            self._tally.dropped(signal.id, drop.reason)
         else:
-            self._count_at_once(Stage.ADAPTED, drop.reason)
+            self._tally.dropped_at_once(Stage.ADAPTED, drop.reason)
         return Dropped(signal=signal, reason=drop.reason, note=drop.note, age_ms=age)
 
     def _ended(self, record: SignalRecord, state: SignalState, reason: DropReason | None, note: str) -> SignalRecord:
         now_ms = self.clock.now_ms()
         return attrs.evolve(record, state=state, reason=reason, note=note, updated_at_ms=now_ms, ended_at_ms=now_ms)
 
-    # --- Telling and counting ------------------------------------------------------------------------
+    # --- Telling ------------------------------------------------------------------------------------
 
     def _reject_unread(self, found: DeadLetter) -> DeadLettered:
-        self._count_at_once(Stage.RECEIVED, found.reason)
+        self._tally.dropped_at_once(Stage.RECEIVED, found.reason)
         details = {"why": shorten(found.note, 500)}
         now_ms = self.clock.now_ms()
         self._records.tell(
@@ -380,54 +415,11 @@ class SignalGate:
             details=facts,
         )
 
-    def _count(self, signal_id: str, stage: Stage) -> None:
-        """Count a signal in every stage up to *stage* in which it was not counted yet."""
-        known = self._counted.pop(signal_id, None)
-        first = 0 if known is None else _STAGES.index(known) + 1
-        reached = _STAGES[first : _STAGES.index(stage) + 1]
-        for entered in reached:
-            self._funnel = self._funnel.enter(entered)
-        self._counted[signal_id] = stage if reached or known is None else known
-        if len(self._counted) > _COUNTED_MAX:  # ended by other processes, most likely: they stay "pending" here
-            del self._counted[next(iter(self._counted))]
 
-    def _count_end(self, signal_id: str, reason: DropReason) -> None:
-        """It goes no further than where it was counted last."""
-        self._funnel = self._funnel.drop(self._counted.pop(signal_id, Stage.VALIDATED), reason)
-
-    def _count_at_once(self, stage: Stage, reason: DropReason) -> None:
-        """One that came as far as *stage* and no further."""
-        for entered in _STAGES[: _STAGES.index(stage) + 1]:
-            self._funnel = self._funnel.enter(entered)
-        self._funnel = self._funnel.drop(stage, reason)
+def _prefix(name: str, mode: ExecutionMode) -> str:
+    return f"paper:{name}" if mode is ExecutionMode.PAPER else name
 
 
-_STAGES: Final = tuple(Stage)
-_COUNTED_MAX: Final = 10_000
+_TURN_S: Final = 1.0
+_CONFLICTS_MAX: Final = 5
 _REMEMBERED: Final = frozenset({DropReason.DRAIN, DropReason.IN_FLIGHT, DropReason.TOO_SOON})
-
-
-async def _result(work: SignalWork, handler: SignalHandler, budget_s: float) -> SignalResult | str:
-    """What the handler came to; text: how it failed."""
-    try:
-        with anyio.move_on_after(budget_s):
-            result: object = await handler(work)  # whatever it really returns
-            return result if isinstance(result, _RESULTS) else f"it returned {type(result).__name__}"
-        return f"no end within {budget_s:g} s"
-    except TradingDenied as error:
-        if is_for_now(error):
-            return Pending(note=_brief(error), attempted=False)
-        is_stale = error.context.get("reason") == "stale"
-        return Refused(reason=DropReason.STALE if is_stale else DropReason.DENIED, note=_brief(error))
-    except (InvalidOrder, UnsupportedByVenue) as error:
-        return Refused(reason=DropReason.INVALID_ORDER, note=_brief(error))
-    except NOT_NOW as error:
-        return Pending(note=type(error).__name__)
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises
-        _log.error("the handler failed on signal %s: %s", shorten(work.signal.id, 200), _brief(error))
-        return type(error).__name__[:_NOTE_LENGTH_MAX]
-
-
-def _brief(error: Exception) -> str:
-    # What a venue's client says may hold a signed URL.
-    return redact(f"{type(error).__name__}: {error}")[:_NOTE_LENGTH_MAX]

@@ -165,6 +165,7 @@ ENDS: Final[Mapping[EventType, tuple[TripReason, ...]]] = MappingProxyType(
         _T.EXIT_CLEARED: (TripReason.STUCK_EXIT, TripReason.MISMATCH),
         _T.STOP_PLACED: (TripReason.UNPROTECTED,),
         _T.STOP_MOVED: (TripReason.UNPROTECTED,),
+        _T.ENTRY_SETTLED: (TripReason.UNPROTECTED,),
         _T.POSITION_CLOSED: (TripReason.UNPROTECTED, TripReason.STUCK_EXIT, TripReason.MISMATCH),
         _T.HEDGE_UNWOUND: (TripReason.RESIDUAL,),
         _T.HEDGE_COMPLETED: (TripReason.RESIDUAL,),
