@@ -563,6 +563,23 @@ async def test_a_flat_signal_is_an_exit_where_the_policy_says_so():
     assert works[0].fresh_until_ms is None
 
 
+@pytest.mark.guarantee(13)
+async def test_g13_a_signal_that_comes_between_the_ends_of_a_dead_process_claims_is_not_lost(world):
+    """The claim of its identity has lapsed, that of its content a moment later: it is not another signal's."""
+    dead = DedupLock(store=world.store, clock=world.clock)
+    payload = world.payload(signal_id="a")
+
+    async def claim():
+        async with dead.hold(("content", "signals", "BTC/USDT", "long")):
+            await anyio.sleep(20)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(claim)
+        await anyio.sleep(1)
+        assert isinstance(await world.gate.run(payload, world.handle), Unfinished)
+    assert isinstance((await world.gate.run(payload, world.handle)).result, Executed)
+
+
 class Holding:
     """A handler with a position: entries open it, exits close it, an entry beside it is refused.
 

@@ -241,10 +241,22 @@ class SignalGate:
                 async with self._turn(signal, prefix):
                     return await self._handle(record, handler, prefix, is_resumed=is_resumed)
         except AlreadyInFlight:
-            if is_resumed:  # most likely the claim of the process that died: it ends by itself
+            if is_resumed or not await self._is_another_at_it(signal, prefix):
                 return Unfinished(signal=signal, why="in_flight")
             busy = Drop(reason=DropReason.IN_FLIGHT, note="another signal for this symbol and side is being executed")
             return await self._drop(signal, busy, prefix, self.clock.now_ms())
+
+    async def _is_another_at_it(self, signal: Signal, prefix: str) -> bool:
+        """Whether the content's claim is another signal's, and not what is left of a process that died with this one.
+
+        The claims of a dead process do not end at the same instant. One that came in between must not be dropped.
+        """
+        if self._locks.in_flight(("content", prefix, *signal.content_key)):  # by this process, which is alive
+            return True
+        return any(
+            record.signal.content_key == signal.content_key and record.signal.id != signal.id
+            for record in await self._records.unfinished()
+        )
 
     async def _execute_exit(
         self, record: SignalRecord, handler: SignalHandler, prefix: str, *, is_resumed: bool
