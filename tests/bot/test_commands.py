@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import anyio
 import pytest
 
 import execsafe
@@ -326,6 +327,36 @@ def test_one_signal_ends_a_run_whose_barrier_would_never_pass(number, path, monk
             await Leases(store, execsafe.SystemClock().now_ms, None, 1_000).acquire("desk", waits=False, deadline=0)
 
     asyncio.run(is_free())
+
+
+class Silent(SimAdapter):
+    """Never answers; somebody presses Ctrl-C meanwhile."""
+
+    was_cancelled = False
+
+    async def prepare(self, symbol):
+        await anyio.wait_all_tasks_blocked()  # whoever would listen to signals by now does
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            with anyio.fail_after(20):
+                await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            self.was_cancelled = True
+            raise
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_one_ctrl_c_ends_a_start_whose_venue_never_answers_at_once(path, monkeypatch):
+    """Nothing was begun yet that would have to be brought to an end in good order."""
+    symbol, url = "BTC/USDT:USDT", f"sqlite:///{path.parent}/bot.db"
+    adapter = Silent(SimVenue([linear("BTC")], prices={symbol: 50_000}), clock=execsafe.SystemClock())
+    monkeypatch.setattr(live, "make_exchange", lambda _: Client())
+    monkeypatch.setattr(
+        live, "_desk", lambda *_, **__: TradingDesk(adapter, execsafe.open_store(url), DeskPolicy(), symbols=(symbol,))
+    )
+    assert cli.main(["run", "--config", str(path)]) == 130
+    assert adapter.was_cancelled
+    assert not (path.parent / "bot.db").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "resolve"])

@@ -232,13 +232,14 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
     stop, results, clock = Stop(), Counter[str](), execsafe.SystemClock()
     monitoring = Monitoring(config.run, protects=strategy.protects, clock=clock)
 
+    def new_desk() -> TradingDesk:
+        return _desk(config, strategy, exchange, (*monitoring.listeners, *listeners), clock=clock)
+
     async def once(is_first: bool) -> RunResult:
         async with _bus(config) as bus:
-            desk = _desk(config, strategy, exchange, (*monitoring.listeners, *listeners), clock=clock)
+            desk = first if is_first else new_desk()
             desk.beside.append(again.note_begun)
             runner = _runner(config, desk, exchange, bus, monitoring)
-            if is_first:
-                await _reach(desk)
             stop.follow(runner)
             try:
                 return await runner.run(flat=config.run.stop == "flat", stop_timeout_s=config.run.stop_timeout_s)
@@ -247,7 +248,10 @@ async def run(config: BotConfig, *, exchange: Any = None, listeners: Sequence[ex
 
     again = Again(once, stop, failed=monitoring.note_store_failed)
     try:
+        first = new_desk()
+        _feed(config, strategy, exchange, clock)  # refuses candles that the venue does not have
         with monitoring.serving():
+            await _reach(first)  # before signals are listened to: until then one ends the process at once
             result = await _until_stopped(again.until_it_ends, stop, beside=monitoring.keep_looking)
             return attrs.evolve(result, results=results)
     finally:

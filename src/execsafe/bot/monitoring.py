@@ -91,8 +91,11 @@ class Monitoring:
     async def keep_looking(self) -> None:
         """Let time do its part, also while no desk runs, until cancelled."""
         while True:
-            self.health.tick()
+            await survived(self._judge, "judging alerts", log=_log)
             await anyio.sleep(_LOOK_S)
+
+    async def _judge(self) -> None:
+        self.health.tick()
 
     def note_store_failed(self, error: BaseException) -> None:
         """No desk runs, because the store cannot be opened."""
